@@ -6,7 +6,8 @@ Each evaluation has the default design of `codesign evaluate`. The truth is the 
 which varies by a twentieth of what one evaluation varies by. Fewer evaluations are made up for by dividing the same seeds into
 evaluations in several ways. Of captured tensors there is one tile; its clusters of rows are drawn again with replacement, and
 its own value is the truth. With `--keep`, what is simulated is kept in a folder and used again: intervals can be changed and
-measured without simulating anew.
+measured without simulating anew. `--merge` replaces the figures of the record that are measured, and keeps the others; its
+parts say which were measured when, on which seeds, by which commit.
 
 The bar is 0.93 to 0.98 for every figure. Of 400 evaluations a true 0.95 shows as less than 0.93 in 4 figures of 100, so that
 each figure is tested against the bar: those outside it beyond chance are listed, and the exit code is 1 if there are any.
@@ -196,7 +197,7 @@ def _clusters(task: Task, count: int) -> tuple[list[Any], int]:
     rng = np.random.default_rng([crc32(task.gemm.encode()), task.first])
     if task.tensors == CAPTURED:
         return [rng.integers(count, size=count) for _ in range(task.evaluations)], 1
-    size = len(Sampling().seeds)
+    size = len(Sampling().seeds) * (casts.BLOCKS if task.of == "casts" else 1)
     independent = count // size
     times = max(task.evaluations // independent, 1)
     orders = [np.arange(count), *(rng.permutation(count) for _ in range(times - 1))]
@@ -208,11 +209,10 @@ def table(record: dict[str, Any]) -> str:
     rows = [r for r in record["rows"] if r["coverage"] is not None]
     sources = list(dict.fromkeys(r["tensors"] for r in rows))
     lines = [
-        f"Independent evaluations, at least: {_independent(rows)}; {record['date']},",
-        f"commit {record['commit']}, {record['machine']}. Least and largest coverage over GEMMs, variants and ratios,",
-        "without shares of fewer than ten expected hits or misses, ratios that are 1 by construction, and ratios to what most",
-        "evaluations cannot tell from 0, which then have no interval.",
+        *(_about(part, [r for r in rows if r["part"] == i]) for i, part in enumerate(record["parts"])),
         counts(record),
+        "",
+        "Least and largest coverage over GEMMs, variants and ratios, in 100:",
         "",
         "| metric | " + " | ".join(sources) + " |",
         "|---|" + "---|" * len(sources),
@@ -221,17 +221,48 @@ def table(record: dict[str, Any]) -> str:
         cells = []
         for source in sources:
             found = [r["coverage"] for r in judged(record) if (r["metric"], r["tensors"]) == (metric, source)]
-            cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
+            cells.append(f"{100 * min(found):.0f}-{100 * max(found):.0f}" if found else "")
         if any(cells):
             lines.append(f"| {metric} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _independent(rows: list[dict[str, Any]]) -> str:
-    """Name the fewest independent evaluations of the products of each GEMM."""
-    drawn = [r for r in rows if r["tensors"] != CAPTURED and r["metric"].startswith("numerics.")]
-    fewest = {g: min(r["evaluations"] for r in drawn if r["gemm"] == g) for g in sorted({r["gemm"] for r in drawn})}
-    return ", ".join(f"{count} of {gemm}" for gemm, count in fewest.items())
+def _about(part: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Say of a part of the record which figures it has, and how they were made."""
+    by_source: dict[str, list[str]] = {}
+    for row in rows:
+        what = row["gemm"].split(".")[1] + ("'s casts" if row["metric"].startswith("cast.") else "")
+        if what not in (known := by_source.setdefault(row["tensors"], [])):
+            known.append(what)
+    by_whats: dict[str, list[str]] = {}
+    for source, whats in by_source.items():
+        by_whats.setdefault(", ".join(sorted(whats)), []).append(source)
+    each = "; ".join(f"{whats} of {', '.join(sources)}" for whats, sources in by_whats.items())
+    of = f"Commit {part['commit']}, {part['date']}, {part['evaluations']} evaluations, seeds from {part['first_seed']}"
+    return f"{of}: {each}."
+
+
+def _drawn(row: dict[str, Any], record: dict[str, Any]) -> int:
+    """Return the evaluations behind a row, dependent ones of a tile included."""
+    return int(record["parts"][row["part"]]["evaluations"])
+
+
+def merged(earlier: dict[str, Any], part: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a record with newly measured rows in the places of earlier ones, and without parts that nothing is left of."""
+    kept = [r for r in earlier["rows"] if _cell(r) not in set(map(_cell, rows))]
+    parts = [*earlier["parts"], part]
+    if part in earlier["parts"]:
+        parts = earlier["parts"]
+    kept += [{**r, "part": parts.index(part)} for r in rows]
+    used = sorted({r["part"] for r in kept})
+    order = {(t.gemm, t.tensors, t.of): i for i, t in enumerate(tasks(1))}
+    kept.sort(key=lambda r: order[_cell(r)])
+    return {"parts": [parts[i] for i in used], "rows": [{**r, "part": used.index(r["part"])} for r in kept]}
+
+
+def _cell(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the GEMM, the source and the kind of a row: what is measured together."""
+    return row["gemm"], row["tensors"], "casts" if row["metric"].startswith("cast.") else "products"
 
 
 def text(record: dict[str, Any]) -> str:
@@ -246,7 +277,7 @@ def judged(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         r
         for r in record["rows"]
-        if 2 * r["without"] <= record["evaluations"]
+        if 2 * r["without"] <= _drawn(r, record)
         and not (r["relative_to"] and r["half_width"] == 0)
         and (r["expected"] is None or r["expected"] >= FEW)
     ]
@@ -254,8 +285,9 @@ def judged(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def independent(row: dict[str, Any], record: dict[str, Any]) -> int:
     """Return the number of independent evaluations with an interval behind a row; of a tile those drawn from its parts."""
-    count = record["evaluations"] if row["tensors"] == CAPTURED else min(row["evaluations"], record["evaluations"])
-    without = row["without"] / record["evaluations"]
+    drawn = _drawn(row, record)
+    count = drawn if row["tensors"] == CAPTURED else min(row["evaluations"], drawn)
+    without = row["without"] / drawn
     return round(count * (1 - without))
 
 
@@ -300,11 +332,13 @@ def counts(record: dict[str, Any]) -> str:
     """Return sentences on how many rows are outside the bar: as measured, by chance, and beyond chance."""
     rows, beyond, (least, most) = judged(record), beyond_chance(record), by_chance(record)
     low, high = (sum(way * (r["coverage"] - end) > 0 for r in rows) for way, end in ((-1, WANTED[0]), (1, WANTED[1])))
+    under, over = (
+        sum(way * (r["coverage"] - end) > 0 for r in beyond) for way, end in ((-1, WANTED[0]), (1, WANTED[1]))
+    )
     return (
-        f"Of {len(rows)} figures {low} are held less often than {WANTED[0]} and {high} more often than {WANTED[1]}, on average "
-        f"{np.mean([r['coverage'] for r in rows]):.3f}.\n"
-        f"If each were held 95 times in 100, {least:.0f} and {most:.0f} would be by chance. "
-        f"{sum(r['coverage'] < WANTED[0] for r in beyond)} and {sum(r['coverage'] > WANTED[1] for r in beyond)} are outside "
+        f"Of {len(rows)} figures {low} are held less often than {WANTED[0]}, the least {min(r['coverage'] for r in rows):.3f}, "
+        f"and {high} more often than {WANTED[1]}; on average {np.mean([r['coverage'] for r in rows]):.3f}.\n"
+        f"If each were held 95 times in 100, {least:.0f} and {most:.0f} would be by chance. {under} and {over} are outside "
         "beyond chance\n(binomial, Holm's test at 5 % over all figures)."
     )
 
@@ -331,6 +365,7 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="others than those a rule was chosen on")
     parser.add_argument("--keep", type=Path, help="folder for what is simulated; used again where it is there")
     parser.add_argument("--out", type=Path, help="record to write")
+    parser.add_argument("--merge", action="store_true", help="keep what else the record has")
     parser.add_argument("--write", type=Path, help="page whose table is renewed")
     given = parser.parse_args()
     chosen = [
@@ -343,15 +378,16 @@ def main() -> int:
         for task, found in zip(chosen, executor.map(measure, chosen), strict=True):
             rows += found
             print(f"{task.of} of {task.gemm}, {task.tensors}: {len(found)} figures", flush=True)
-    record = {
+    part = {
         "evaluations": given.evaluations,
         "design": Sampling().model_dump(mode="json", exclude={"seeds"}) | {"seeds": len(Sampling().seeds)},
         "first_seed": given.first_seed,
         "date": date.today().isoformat(),
         "commit": commit(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
-        "rows": rows,
     }
+    earlier = json.loads(given.out.read_text()) if given.merge else {"parts": [], "rows": []}
+    record = merged(earlier, part, rows)
     print(counts(record), *outside(record), sep="\n")
     if given.out:
         given.out.parent.mkdir(exist_ok=True)

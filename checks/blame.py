@@ -1,6 +1,7 @@
 """Planted mutants of RTL, each to be blamed on the stage it is in: `python checks/blame.py --record checks/blame.json`.
 
-A mutant is an edit of a unit's Verilog. All mutants of a unit are compiled into one simulation by Verilator, beside the
+A mutant is an edit of a unit's Verilog, at a single place, as in RTL that no generator of ours wrote (tests/planted.py changes
+the generator, for proofs). All mutants of a unit are compiled into one simulation by Verilator, beside the
 package that `codesign rtl --package` writes; a plusarg selects the one whose D the scoreboard sees. Needs Verilator, a C++
 compiler, make and the extra `cost`.
 """

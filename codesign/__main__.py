@@ -18,7 +18,9 @@ def main() -> None:
     """Run the command line and exit. Characters that stdout's encoding lacks are written as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # nothing is searched for garbage on the way out
+    sys.exit(code)
 
 
 def _bringer(package: str | None) -> str:
@@ -43,7 +45,7 @@ def run(arguments: list[str]) -> int:
         print(f"codesign: {shadow}", file=sys.stderr)
         return 3
     # Short commands are mostly imports. They start faster with fewer garbage collections and no search for pydantic plugins.
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(500_000, 50, 50)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from isa_model.diagnostics import InputError, Unavailable
     from isa_model.printable import unprintable, visible

@@ -13,8 +13,8 @@ from isa_model.diagnostics import at
 from isa_model.formats import FORMATS, later
 from isa_model.groups import count, spread
 from isa_model.ieee import in_ieee_mode
-from isa_model.instruction import ScaleLevel, ScaleOperand
 from isa_model.limits import MOST_LEVELS
+from isa_model.operand_fields import ScaleLevel, ScaleOperand
 from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, FormatRef, Spec
 
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 FP32 = FORMATS["fp32"]
 FLOORS = 2.0**-149, 2.0**127
 """Least and greatest `floor`: the smallest positive FP32 number, and the largest power of two in FP32."""
+
+
+class CastLevel(ScaleLevel):
+    """A level of scales above those of a cast's groups; rules that are left out are the cast's."""
+
+    range: Literal["largest", "binade"] | None = later(None)
+    """Number that the level's largest magnitude is mapped to, times the largest scales of all finer levels."""
+    scale_rounding: Deterministic | None = later(None)
+    """Rounding of the level's scales."""
 
 
 class Cast(Spec):
@@ -59,7 +68,12 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """Rounding of an element to the target."""
-    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
+    random: Literal["elements", "scales"] | None = later(None)
+    """What is rounded at random, so that a cast has no bias. elements: each to one of its neighbours, the nearer the more
+    likely, in place of `rounding`. scales: each group's scale, after its elements are rounded, times <x, x> / <x, Q(x)>
+    of its elements and the rounded ones (MS-EDEN, arXiv 2601.22813), in place of `scale_rounding`. Words are
+    Philox4x32-10's, by row and column."""
+    coarser: tuple[CastLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
     computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
     The tensor is divided by it in FP32, and the next level follows."""
@@ -81,6 +95,11 @@ class Cast(Spec):
             except ValidationError as error:
                 fault = error.errors()[0]
                 raise at(*fault["loc"], message=fault["msg"], hint=fault.get("ctx", {}).get("hint", "")) from None
+        if self.random == "scales" and (self.scale is None or self.scale.mantissa_bits == 0):
+            message = "a correction needs scales with a mantissa, to be rounded to"
+            raise at("random", message=message, hint="`scale: ue4m3` or `fp32`, or `random: elements`")
+        if self.random and self.coarser:
+            raise at("random", message="only casts with one level of scales round at random", hint="drop `coarser`")
         if not self.to.zero:
             raise at("to", message=f"elements need a zero: {self.to.name} is for scales")
         if self.scale is not None and self.scale.kind == "integer":
@@ -90,10 +109,14 @@ class Cast(Spec):
     @property
     def full(self) -> float:
         """Number that a group's largest magnitude is mapped to, at most FP32's largest."""
-        if self.range == "binade":
+        return self.mapped(self.range)
+
+    def mapped(self, span: str | float) -> float:
+        """Return the number that `span`, a `range`, means for the target."""
+        if span == "binade":
             return 2.0 ** min(self.to.max_exponent, 127)
         most = min(largest_finite(self.to), largest_finite(FP32))
-        return most if self.range == "largest" else min(self.range, most)
+        return min(span, most) if isinstance(span, float | int) else most
 
 
 @dataclass(frozen=True)
@@ -161,8 +184,8 @@ class Quantised:
 
 
 @in_ieee_mode
-def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quantised:
-    """Return a matrix (R, C), rounded to FP32, after a cast.
+def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: int = 0) -> Quantised:
+    """Return a matrix (R, C), rounded to FP32, after a cast. `seed` is that of a cast that rounds at random.
 
     `scales`, values or codes in the format of the scales, replace those computed from the groups: one per group,
     (ceil(R / rows), ceil(C / columns)), or (1, 1) for one scale in all.
@@ -194,7 +217,20 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None) -> Quant
         raise ValueError(
             f"scales is {scales.shape}; groups of {cast.group or x.shape} over x {x.shape} make it {expected}"
         )
-    return Quantised(cast, scales, elements_of(cast.to, cast.rounding, cast.group, x, decode_array(fmt, scales), fmt))
+    numbers = decode_array(fmt, scales)
+    made = elements_of(cast.to, cast.rounding, cast.group, x, numbers, fmt)
+    if cast.random is None:
+        return Quantised(cast, scales, made)
+    from isa_model.random_cast import corrected_scales, elements_at_random
+
+    divisor = spread(numbers.astype(np.float32) if FP32.holds(fmt) else numbers, cast.group, x.shape)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32))
+    if cast.random == "elements":
+        return Quantised(cast, scales, elements_at_random(made, cast.to, quotients, seed))
+    return Quantised(
+        cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers.astype(np.float64), seed), made
+    )
 
 
 def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
@@ -205,10 +241,11 @@ def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
 
     *finer, top = cast.coarser
     below = cast.model_copy(update={"coarser": tuple(finer)})
-    full = cast.full
+    full = cast.mapped(top.range or cast.range)
     for fmt in (cast.scale, *(level.format for level in finer)):
         full *= largest_finite(fmt)  # type: ignore[arg-type]  # a cast with levels has a scale
-    codes = scales_of_groups(cast.model_copy(update={"group": top.group, "scale": top.format}), x, full)
+    own = {"group": top.group, "scale": top.format, "scale_rounding": top.scale_rounding or cast.scale_rounding}
+    codes = scales_of_groups(cast.model_copy(update=own), x, full)
     divisor = spread(decode_array(top.format, codes), top.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         quotients = (x / divisor).astype(np.float32)

@@ -112,8 +112,8 @@ class Document:
     name: str
     data: dict[str, Any]
     lines: list[str]
-    values: dict[Loc, _Place] = field(default_factory=dict)
-    keys: dict[Loc, _Place] = field(default_factory=dict)
+    values: dict[Loc, yaml.Node] = field(default_factory=dict)
+    keys: dict[Loc, yaml.Node] = field(default_factory=dict)
 
     def problem(self, loc: Loc, message: str, hint: str = "", key: bool = False) -> Problem:
         """Return a Problem at a value, or at its key; for a path that is not there, at the nearest key above it."""
@@ -127,11 +127,18 @@ class Document:
 
     def place(self, loc: Loc, key: bool = False) -> _Place:
         """Return the place of a value, or of its key; for a path that is not there, of the nearest key above it."""
-        place = (self.keys if key else self.values).get(loc)
-        while place is None and loc:
+        node = (self.keys if key else self.values).get(loc)
+        while node is None and loc:
             loc = loc[:-1]
-            place = self.keys.get(loc) or self.values.get(loc)
-        return place or _Place(1, 1, 1)
+            node = self.keys.get(loc) or self.values.get(loc)
+        return _place(node) if node else _Place(1, 1, 1)
+
+
+def _place(node: yaml.Node) -> _Place:
+    """Return the place of a node, of one line."""
+    start, end = node.start_mark, node.end_mark
+    width = end.column - start.column if end.line == start.line else 1
+    return _Place(start.line + 1, start.column + 1, max(width, 1))
 
 
 def at(*path: str | int, message: str, hint: str = "") -> PydanticCustomError:
@@ -179,7 +186,7 @@ def parse_yaml(text: str, name: str) -> Document:
     """Return the Document of a YAML text. Raises InputError with everything wrong in it."""
     lines = text.splitlines()
     try:
-        nodes = list(yaml.compose_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        nodes = list(yaml.compose_all(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -216,6 +223,8 @@ _FALSE = re.compile(r"false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FIRST = "~nNtTfF+-.0123456789"
+"""First characters of the scalars that are not text."""
 _NOT_FINITE = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN")
 
 
@@ -226,15 +235,10 @@ class _Reader:
         self.document = document
         self.problems: list[Problem] = []
         self.count = 0
+        self.tagged = any("!" in line for line in document.lines)
 
     def fault(self, node: yaml.Node, message: str, hint: str = "") -> None:
-        self.problems.append(self.document.problem_at(self.place(node), message, hint))
-
-    @staticmethod
-    def place(node: yaml.Node) -> _Place:
-        start, end = node.start_mark, node.end_mark
-        width = end.column - start.column if end.line == start.line else 1
-        return _Place(start.line + 1, start.column + 1, max(width, 1))
+        self.problems.append(self.document.problem_at(_place(node), message, hint))
 
     def value(self, node: yaml.Node, loc: Loc, depth: int) -> Any:
         self.count += 1
@@ -245,8 +249,8 @@ class _Reader:
                     node, f"too much here: over {limit} once aliases are expanded", "use fewer aliases, or less data"
                 )
             return None
-        self.document.values[loc] = self.place(node)
-        if not node.tag.startswith("tag:yaml.org,2002:") or self._has_tag(node):
+        self.document.values[loc] = node
+        if not node.tag.startswith("tag:yaml.org,2002:") or (self.tagged and self._has_tag(node)):
             self.fault(node, "YAML tags are not allowed here", "plain values only")
             return None
         if isinstance(node, yaml.MappingNode):
@@ -270,10 +274,10 @@ class _Reader:
             elif not isinstance(key, str):
                 self.fault(key_node, "a key must be text", f'quote it: "{key}"' if key is not None else "")
             elif key in result:
-                first = self.document.keys[(*loc, key)].line
+                first = _place(self.document.keys[(*loc, key)]).line
                 self.fault(key_node, f"`{key}` is given twice", f"it is already on line {first}")
             else:
-                self.document.keys[(*loc, key)] = self.place(key_node)
+                self.document.keys[(*loc, key)] = key_node
                 result[key] = self.value(value_node, (*loc, key), depth + 1)
         return result
 
@@ -282,7 +286,7 @@ class _Reader:
         if character := unprintable(text):
             self.fault(node, f"this text holds {character}", "remove it")
             return None
-        if node.style:  # quoted or block text
+        if node.style or text[:1] not in _FIRST:  # quoted or block text, or plain text
             return text
         if _NULL.fullmatch(text):
             return None

@@ -1,14 +1,16 @@
 """The base of all models: docstrings of fields, read from the source when they are asked for (at import they would take a
-quarter of it), and copies without what was computed from the original."""
+quarter of it), booleans refused where numbers are wanted, and copies without what was computed from the original."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, GetJsonSchemaHandler
+from pydantic import BaseModel, GetJsonSchemaHandler, ValidationInfo, field_validator
+
+from isa_model.diagnostics import at, together
 
 
 @cache
@@ -39,8 +41,39 @@ def field_docs(model: type) -> dict[str, str]:
     return found
 
 
+@cache
+def _numeric(model: type[BaseModel]) -> frozenset[str]:
+    """Return the fields that hold numbers and no booleans."""
+    types = {name: set(_types(field.annotation)) for name, field in model.model_fields.items()}
+    return frozenset(name for name, each in types.items() if each & {int, float} and not each & {bool, Any, object})
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of, without the values of literals."""
+    if get_origin(annotation) is Literal:
+        return
+    parts = get_args(annotation)
+    if not parts:
+        yield annotation
+    for part in parts[:1] if get_origin(annotation) is Annotated else parts:
+        yield from _types(part)
+
+
+def _booleans(value: Any, *path: str | int) -> Iterator[tuple[bool, tuple[str | int, ...]]]:
+    """Yield every boolean in a value, in lists and mappings too, and the path to it."""
+    if isinstance(value, bool):
+        yield value, path
+    elif isinstance(value, list | tuple):
+        for i, one in enumerate(value):
+            yield from _booleans(one, *path, i)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _booleans(one, *path, key)
+
+
 class Described(BaseModel):
-    """A model whose JSON Schema has the docstrings of its fields, and whose copies compute their cached properties anew."""
+    """A model whose JSON Schema has the docstrings of its fields, which takes no boolean for a number as Python does, and whose
+    copies compute their cached properties anew."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -50,6 +83,16 @@ class Described(BaseModel):
             if name in properties:
                 properties[name].setdefault("description", text)
         return schema
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse booleans, which Python counts as integers, where numbers are wanted."""
+        if info.field_name in _numeric(cls) and (found := list(_booleans(value))):
+            raise together(
+                at(*path, message=f"`{str(each).lower()}` is not a number", hint="a number") for each, path in found
+            )
+        return value
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with some fields changed; what was computed from the fields is computed anew."""

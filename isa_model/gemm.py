@@ -60,6 +60,8 @@ def gemm(
         raise ValueError(
             "gemm takes no sparse instruction: fill K up to whole instructions, and call matmul with positions"
         )
+    if instruction.codebook:
+        raise ValueError("gemm takes no codebook: look the elements up, or call matmul with tables")
     a_codes, b_codes = factors(instruction, a, b)
     m, n = a_codes.shape[0], b_codes.shape[1]
     scales = scales_of(instruction, scale_a, scale_b, a_codes.shape, b_codes.shape)

@@ -2,7 +2,8 @@
 
 This file is the definition; every fast engine must return the same codes. Read it from top to bottom. `dot` computes one
 element of D. Along K, each instruction reads as C what the one before wrote as D. A sparse instruction is a dense one on the
-elements that are stored: `gathered` picks the elements of the other operand that they are multiplied by.
+elements that are stored: `gathered` picks the elements of the other operand that they are multiplied by. With a codebook,
+elements are indices, and `looked_up` is what they stand for.
 An instruction has three steps:
 
 1. `products` multiplies a row of A by a column of B: one exact term per k.
@@ -14,15 +15,16 @@ An instruction has three steps:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
 from isa_model.codec import NAN, Number, decode, encode, infinity
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleLevel, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Codebook, ScaleLevel, Sparsity
 from isa_model.rounding import Rounding, shift_right
-from isa_model.stage import Register, Stage
+from isa_model.stage import Register, Remainder, Stage
 
 Draw = Callable[[int, int], int]
 """Random bits by the number of a block and of a register."""
@@ -47,6 +49,8 @@ class Term:
 
     number: Number
     exponent: int | None
+    rest: Term | None = None
+    """Second register of a running value; None for none, or a zero."""
 
 
 def dot(
@@ -58,6 +62,8 @@ def dot(
     scale_b: Scales = (),
     positions: Sequence[int] = (),
     draw: Draw = no_draw,
+    tables_a: Sequence[Sequence[int]] = (),
+    tables_b: Sequence[Sequence[int]] = (),
 ) -> int:
     """Return the code of one element of D, computed by as many instructions as K holds.
 
@@ -66,18 +72,23 @@ def dot(
     levels, one such sequence for each level, the finest first.
     `draw(block, register)` gives 32 random bits (philox.py) to a stochastic register of a block. Blocks are counted along K,
     for each stage from 0; registers from the first stage up.
-    Every instruction but the first reads C in the accumulator's format. With sparsity, one operand holds the stored elements
-    alone, and `positions` is where in its group each of them (each run of them) belongs.
+    Every instruction but the first reads C in the accumulator's format, or has both registers of a `remainder`.
+    With sparsity, one operand holds the stored elements alone, and `positions` is where in its group each of them (each run of
+    them) belongs. With a codebook, `tables_a` and `tables_b` are the tables of that row and that column along K, one per group.
     """
+    if spec.codebook:
+        a, b = looked_up(spec.codebook.a, a, tables_a, 1), looked_up(spec.codebook.b, b, tables_b, 0)
+        spec = spec.dense
     if spec.sparsity:
         a, b = gathered(spec.sparsity, a, b, positions)
         spec = spec.dense
-    running = read(spec, spec.c_format, c)
+    running = read(spec, spec.c_format, c, spec.flush_c)
     d = written(spec, running)
     for first in range(0, len(a), spec.shape.k):
         part = slice(first, first + spec.shape.k)
-        d = written(spec, instruction(spec, a[part], b[part], running, scale_a, scale_b, first, draw))
-        running = read(spec, spec.accumulator, d)
+        value = instruction(spec, a[part], b[part], running, scale_a, scale_b, first, draw)
+        d = written(spec, joined(spec, value))
+        running = value if spec.remainder else read(spec, spec.accumulator, d, spec.flush_c)
     return d
 
 
@@ -125,6 +136,15 @@ def written(spec: Instruction, value: Term) -> int:
     return encode(spec.accumulator, value.number, overflow=spec.accumulator.kept_infinity)
 
 
+def joined(spec: Instruction, value: Term) -> Term:
+    """Return the last running value with its remainder, rounded to D's format as to the last register."""
+    *_, last = spec.stages.values()
+    if value.rest is None:
+        return value
+    total = exact_sum([value.number, value.rest.number], last)
+    return put(last.model_copy(update={"result": (spec.joining,)}), total, None)
+
+
 def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term, draw: Draw = no_draw, number: int = 0) -> Term:
     """Return the running value after adding block after block; without an accumulator, the sum of the last block.
 
@@ -132,8 +152,26 @@ def run(stage: Stage, blocks: Sequence[Sequence[Term]], running: Term, draw: Dra
     """
     for i, block in enumerate(blocks, number):
         bits = partial(draw, i)
-        running = put(stage, *add(stage, block, running if stage.accumulator else None), bits)
+        if stage.remainder:
+            running = run_in_two(stage, stage.remainder, block, running)
+        else:
+            running = put(stage, *add(stage, block, running if stage.accumulator else None), bits)
     return running
+
+
+def run_in_two(stage: Stage, remainder: Remainder, block: Sequence[Term], running: Term) -> Term:
+    """Return the running value after adding a block, with what its register lost as `rest`. A zero rest is no term."""
+    rest = [] if running.rest is None else [running.rest]
+    if remainder.joins == "block":
+        block = [rounded(Term(*add(stage, [*block, *rest], None)), remainder.register)]
+    total, aligned_to = add(stage, [*block, *rest] if remainder.joins == "sum" else block, running)
+    value = put(stage, total, aligned_to)
+    if total.special or value.number.special:
+        return value
+    lost = [total, replace(value.number, negative=not value.number.negative)]
+    lost += [x.number for x in rest if remainder.joins == "end"]
+    kept = rounded(Term(exact_sum(lost, stage), None), remainder.register)
+    return value if kept.number.is_zero else replace(value, rest=kept)
 
 
 def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
@@ -147,6 +185,16 @@ def deal(stage: Stage, terms: Sequence[Term]) -> list[Sequence[Term]]:
         for part in range(parts)
     ]
     return [hand[i : i + stage.terms] for hand in hands for i in range(0, len(hand), stage.terms)]
+
+
+def looked_up(
+    codebook: Codebook | None, indices: Sequence[int], tables: Sequence[Sequence[int]], k_axis: int
+) -> Sequence[int]:
+    """Return the codes that the indices of a row or column stand for; the codes themselves without a codebook."""
+    if codebook is None:
+        return indices
+    along = codebook.group[k_axis] if codebook.group else len(indices)
+    return [tables[k // along][index] for k, index in enumerate(indices)]
 
 
 def gathered(
@@ -175,17 +223,17 @@ def term(fmt: Format, code: int) -> Term:
     return Term(number, number.exponent + (fmt.mantissa_bits if fmt.kind == "float" else 0))
 
 
-def read(spec: Instruction, fmt: Format, code: int) -> Term:
-    """Return an element of A, B or C as a term."""
+def read(spec: Instruction, fmt: Format, code: int, flush: bool | str) -> Term:
+    """Return an element of A, B or C as a term; `flush` is the rule for subnormals (`flush_operands`, `flush_c`)."""
     value = term(fmt, code)
     tiny = fmt.kind == "float" and not value.number.special and value.number.significand < 1 << fmt.mantissa_bits
-    negative = spec.flush_inputs == "keep-sign" and value.number.negative
-    return Term(Number(negative, 0, 0), None) if spec.flush_inputs and tiny else value
+    negative = flush == "keep-sign" and value.number.negative
+    return Term(Number(negative, 0, 0), None) if flush and tiny else value
 
 
 def operand(spec: Instruction, fmt: Format, code: int) -> Term:
     """Return an element of A or B as a term. Widened to a format with more exponents, a subnormal aligns by leading bit."""
-    value = read(spec, fmt, code)
+    value = read(spec, fmt, code, spec.flush_operands)
     if spec.widen is None or value.exponent is None:
         return value
     return Term(value.number, max(value.number.leading_exponent, spec.widen.min_exponent))
@@ -263,7 +311,8 @@ def add(stage: Stage, block: Sequence[Term], running: Term | None) -> tuple[Numb
         if ("infinity", negative) in specials:
             return infinity(negative), None
 
-    exponents = [stage.zero_exponent if t.exponent is None else t.exponent for t in terms]
+    own = [t.exponent if t.exponent is None or t is not running else t.exponent + stage.offset for t in terms]
+    exponents = [stage.zero_exponent if e is None else e for e in own]
     largest = max((e for e in exponents if e is not None), default=None)
     kept = []
     for t in terms:
@@ -277,6 +326,11 @@ def add(stage: Stage, block: Sequence[Term], running: Term | None) -> tuple[Numb
         else:
             assert stage.rounding is not None
             kept.append(cut(t.number, largest - fraction_bits, stage.rounding))
+    if stage.opposing == "complement" and running and not all(t.number.is_zero for t in terms):
+        assert largest is not None
+        assert stage.fraction_bits is not None
+        against = [t for t in block if t.number.negative != running.number.negative]
+        kept.append(Number(not running.number.negative, len(against), largest - stage.fraction_bits))
     return exact_sum(kept, stage), largest
 
 

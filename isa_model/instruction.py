@@ -11,129 +11,16 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from math import lcm
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from isa_model.codec import decode
 from isa_model.diagnostics import at
 from isa_model.formats import Format, later
-from isa_model.limits import MOST_LEVELS, MOST_STAGES, Count, Exponent, Group, Range
-from isa_model.stage import FormatRef, Register, Spec, Stage
-
-
-class ScaleLevel(Spec):
-    """Scales above those of an operand's groups, each for a larger group."""
-
-    group: tuple[Group, Group] | None
-    """Numbers of rows and columns that share a scale, multiples of those of the level below; null: the whole operand."""
-    format: FormatRef
-    """Number format of the scales."""
-
-    def along(self, axis: int) -> int:
-        """Return the rows (0) or columns (1) of a group, more than any operand has for the whole of it."""
-        return self.group[axis] if self.group else 1 << 62
-
-
-class ScaleOperand(Spec):
-    """Group scales of one operand."""
-
-    group: tuple[Group, Group]
-    """Numbers of rows and columns that share a scale, in the operand's own orientation: A is (M, K), B is (K, N)."""
-    format: FormatRef
-    """Number format of the scales."""
-    coarser: tuple[ScaleLevel, ...] = later((), max_length=MOST_LEVELS)
-    """Further levels, from the finer to the coarser groups: an element's scale is the exact product of those of all levels. The
-    operand then comes with scales of every level, this one's first."""
-
-    @property
-    def levels(self) -> tuple[ScaleLevel, ...]:
-        """All levels of scales, the finest first."""
-        return (ScaleLevel(group=self.group, format=self.format), *self.coarser)
-
-    def stored(self, sparsity: Sparsity, k_axis: int) -> ScaleOperand:
-        """Return the scales of an operand without the elements that sparsity leaves out along axis `k_axis`."""
-        groups = [
-            x.group and tuple(sparsity.stored(g) if i == k_axis else g for i, g in enumerate(x.group))
-            for x in self.levels
-        ]
-        coarser = tuple(x.model_copy(update={"group": g}) for x, g in zip(self.coarser, groups[1:], strict=True))
-        return self.model_copy(update={"group": groups[0], "coarser": coarser})
-
-    @model_validator(mode="after")
-    def _nested(self) -> ScaleOperand:
-        below = self.group
-        for i, level in enumerate(self.coarser):
-            if level.group is None and i < len(self.coarser) - 1:
-                raise at(
-                    "coarser", i, "group", message="no group is coarser than the whole operand", hint="the last level"
-                )
-            if level.group is not None:
-                if level.group == below or any(g % b for g, b in zip(level.group, below, strict=True)):
-                    message = f"groups of {level.group} are not made of whole groups of {below}, the level below"
-                    raise at("coarser", i, "group", message=message, hint="a larger multiple of them")
-                below = level.group
-        return self
-
-
-class Scaling(Spec):
-    """Group scales inside the instruction: each term is multiplied by the scales of its row, column and group of K.
-
-    The term's value is multiplied by the scale, and the scale's exponent is added to the term's alignment exponent.
-    """
-
-    a: ScaleOperand | None = None
-    b: ScaleOperand | None = None
-    power: Exponent = later(0)
-    """Exponent of a constant scale 2**power, with which every scaled term is multiplied, too (Arm FP8: -LSCALE)."""
-    onto: str = "products"
-    """Terms that are scaled: `products`, or the name of a stage, for its results."""
-    product: Register | None = None
-    """Register that scale_a * scale_b is rounded to before it is applied; default: the product is exact."""
-    result: Register | None = None
-    """Register that the scaled term is rounded to; default: the term stays exact."""
-
-    @model_validator(mode="after")
-    def _needed(self) -> Scaling:
-        if self.a is None and self.b is None and not self.power:
-            raise at(message="`scale` needs `a`, `b` or both, or a `power`")
-        count = sum(len(side.levels) for side in (self.a, self.b) if side)
-        if self.product and count < 2:
-            raise at("product", message="there is no product of scales: only one operand has them")
-        return self
-
-
-class Sparsity(Spec):
-    """Structured sparsity of one operand: of each group along K only some elements are stored, with their positions.
-
-    Elements that are not stored count as absent: their products are no terms. Positions in a group ascend.
-    """
-
-    operand: Literal["a", "b"] = "a"
-    """Operand that is stored without the elements left out."""
-    kept: Count
-    """Number of elements, or runs of elements, that each group keeps."""
-    of: Annotated[int, Range(2, 256)]
-    """Number of elements, or runs of elements, in each group."""
-    run: Count = 1
-    """Number of neighbouring elements that are kept or left out together, at one position."""
-
-    @model_validator(mode="after")
-    def _sparse(self) -> Sparsity:
-        if self.kept >= self.of:
-            raise at(
-                "kept", message=f"{self.kept} of {self.of} leaves nothing out", hint="fewer `kept`, such as 2 of 4"
-            )
-        return self
-
-    @property
-    def group(self) -> int:
-        """Number of elements of K in a group."""
-        return self.of * self.run
-
-    def stored(self, k: int) -> int:
-        """Return how many of `k` elements of K, whole groups, are stored."""
-        return k // self.of * self.kept
+from isa_model.limits import MOST_STAGES, Count, Exponent
+from isa_model.operand_fields import Codebook, Codebooks, ScaleOperand, Scaling, Sparsity
+from isa_model.stage import FormatRef, Register, Remainder, Spec, Stage
 
 
 class Shape(Spec):
@@ -162,6 +49,9 @@ class Instruction(Spec):
     alignment alone: a subnormal of A or B that is normal in this format aligns with the exponent of its leading bit."""
     sparsity: Sparsity | None = later(None)
     """Elements of one operand that are left out; default: none. Stages sum the products of the elements stored."""
+    codebook: Codebooks | None = later(None)
+    """Operands that are looked up in tables given with them, before anything else; default: none. The formats of A and B are
+    those of the entries."""
     scale: Scaling | None = None
     stages: dict[str, Stage] = Field(min_length=1, max_length=MOST_STAGES)
     """Sums from the products up, each under a name of the author's choice."""
@@ -170,8 +60,9 @@ class Instruction(Spec):
     infinite_from: Exponent | None = None
     """Exponent from which products are infinite: a product of at least 2 to this power becomes an infinity; default:
     products are exact, however large."""
-    flush_inputs: bool | Literal["keep-sign"] = False
-    """True: subnormals and negative zeros of A, B and C are read as +0. `keep-sign`: subnormals as zeros of their sign."""
+    flush_inputs: bool | Literal["keep-sign", "c"] = False
+    """True: subnormals and negative zeros of A, B and C are read as +0. `keep-sign`: subnormals as zeros of their sign. `c`:
+    those of C alone, as zeros of their sign."""
     source: str = ""
     """Source of the rules."""
     checked: str = ""
@@ -183,6 +74,28 @@ class Instruction(Spec):
     def c_format(self) -> Format:
         """Format of C as it is stored. Between steps along K the running value is in a register of the last stage."""
         return self.c or self.accumulator
+
+    @property
+    def flush_operands(self) -> bool | Literal["keep-sign"]:
+        """Rule of `flush_inputs` for A and B."""
+        return False if self.flush_inputs == "c" else self.flush_inputs
+
+    @property
+    def flush_c(self) -> bool | Literal["keep-sign"]:
+        """Rule of `flush_inputs` for C."""
+        return "keep-sign" if self.flush_inputs == "c" else self.flush_inputs
+
+    @property
+    def remainder(self) -> Remainder | None:
+        """Second register of the running value of the last stage; None if it has one alone."""
+        return next(reversed(self.stages.values())).remainder
+
+    @property
+    def joining(self) -> Register:
+        """Rounding of a running value and its remainder to D."""
+        *_, last = self.stages.values()
+        fmt = self.accumulator
+        return Register(format=fmt, rounding=last.result[-1].rounding, overflow=fmt.kept_infinity)
 
     @property
     def is_integer(self) -> bool:
@@ -215,8 +128,10 @@ class Instruction(Spec):
 
     @property
     def dense(self) -> Instruction:
-        """The same arithmetic on stored elements alone, once the other operand is gathered; itself without sparsity."""
+        """The same arithmetic on the elements that are multiplied, those looked up or, with sparsity, stored and picked."""
         sparsity, scale = self.sparsity, self.scale
+        if self.codebook:
+            return self.model_copy(update={"codebook": None})
         if sparsity is None:
             return self
         change: dict[str, Any] = {"sparsity": None, "shape": self.shape.model_copy(update={"k": self.stored_k})}
@@ -264,6 +179,15 @@ class Instruction(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Instruction:
         self._check_operands()
+        if self.sparsity and self.codebook:
+            message = "a sparse instruction looks no elements up"
+            raise at("codebook", message=message, hint="`sparsity: null`, or look the elements up before")
+        for name in ("a", "b"):
+            book: Codebook | None = getattr(self.codebook, name) if self.codebook else None
+            if book and book.bits >= getattr(self, name).bits:
+                fmt = getattr(self, name)
+                message = f"indices of {book.bits} bits save nothing: {fmt.name} has {fmt.bits}"
+                raise at("codebook", name, "bits", message=message, hint=f"at most {fmt.bits - 1}, or drop `{name}`")
         if self.sparsity and self.shape.k % self.sparsity.group:
             group = self.sparsity.group
             message = f"k = {self.shape.k} is not a multiple of the {group} elements of a sparse group"
@@ -316,6 +240,9 @@ class Instruction(Spec):
         *inner, last = self.stages
         for name in inner:
             stage = self.stages[name]
+            if stage.remainder:
+                message = f"stage `{name}` is not the last: only the running value that starts from C has a remainder"
+                raise at("stages", name, "remainder", message=message, hint=f"give it to `{last}`")
             if stage.accumulator and not stage.chain:
                 message = f"stage `{name}` is not the last, so its running value starts at zero and needs an end"
                 hint = f"give `chain`, the number of blocks it adds; C is added in `{last}`"

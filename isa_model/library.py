@@ -7,7 +7,6 @@ as plain data, for a proposal to change.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -162,10 +161,11 @@ def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any
                 message = f"{architecture}.yaml: family `{family.get('name', '?')}` has no `{key}`"
                 raise InputError.of(message, "hopper.yaml says how a file of families reads")
         about = {key: family.get(key, data.get(key)) for key in _ABOUT}
+        sparse = about | family["sparse"] if "sparse" in family else None
         for qualifiers, values in _combinations(family.get("each", {})):
             name = f"{architecture}.{_fill_text(family['name'], qualifiers)}"
-            sparse = family.get("sparse")
-            for full, own in ((name, about), *(((_sparse_name(name), about | sparse),) if sparse else ())):
+            found = {name: about} if sparse is None else {name: about, _sparse_name(name): sparse}
+            for full, own in found.items():
                 if full in entries:
                     raise ValueError(f"two instructions are called {full}")
                 entries[full] = (family, values, own)
@@ -178,7 +178,9 @@ _ABOUT = ("source", "checked", "known")
 
 def _sparse_name(name: str) -> str:
     """Return the name of the sparse instruction that stores as many products as a dense one: `.sp` and twice the k."""
-    return re.sub(r"^(\w+\.\w+)\.(m\d+n\d+)k(\d+)", lambda x: f"{x[1]}.sp.{x[2]}k{2 * int(x[3])}", name)
+    architecture, kind, shape, rest = name.split(".", 3)
+    sides, _, k = shape.partition("k")
+    return f"{architecture}.{kind}.sp.{sides}k{2 * int(k)}.{rest}"
 
 
 def _combinations(each: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

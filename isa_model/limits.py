@@ -28,8 +28,6 @@ class Range:
         return handler(schema) | {"minimum": self.lowest, "maximum": self.highest}
 
     def _number(self, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise at(message=f"expected a whole number, got {str(value).lower()}")
         if isinstance(value, float) and value == value // 1:  # pydantic refuses whole floats of over 64 bits
             return self._inside(int(value))
         return value

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LARGEST_RANGE = 32 * np.log(2.0)
 """Largest range of the logarithms of a tile: that of a format with 5 exponent bits."""
 
+BLOCK = 1 << 14
+"""Numbers that are rounded together, few enough for a cache."""
+
 
 @dataclass(frozen=True)
 class LogTiles:
@@ -54,7 +57,12 @@ def round_log(bits: int, tiles: Float64, ends: Sequence[Float64] | None = None) 
     `ends` are the largest and the smallest nonzero magnitude of each tile, (T,), if it has more numbers than these.
     Raises ValueError as `encode_log`.
     """
-    return np.copysign(_nearest(bits, tiles, ends)[1], tiles)
+    rounded, some = np.empty(tiles.shape), max(BLOCK // max(tiles.shape[1], 1), 1)
+    for first in range(0, len(tiles), some):
+        part = slice(first, first + some)
+        of_part = None if ends is None else [end[part] for end in ends]
+        np.copysign(_nearest(bits, tiles[part], of_part)[1], tiles[part], out=rounded[part])
+    return rounded
 
 
 def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> tuple[Float64, Float64, Float64, Float64]:

@@ -14,8 +14,10 @@ from isa_model import golden, sparse
 from isa_model.arguments import require, whole_number
 from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.float64 import Codes
+from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Codebook, ScaleOperand
 from isa_model.philox import philox
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def matmul(
     engine: Engine = "auto",
     positions: ArrayLike | None = None,
     seed: int | None = None,
+    tables_a: ArrayLike | None = None,
+    tables_b: ArrayLike | None = None,
 ) -> NDArray[Any]:
     """Return D = A B + C, computed by the instruction along K in ascending order.
 
@@ -53,6 +57,9 @@ def matmul(
     in its group each stored element belongs; of runs, there is one position each. `isa_model.sparse.pruned` makes both from
     a whole matrix. Scales cover all of K.
 
+    With a codebook, an operand holds indices, unsigned integers, and `tables_a` or `tables_b` the numbers or codes that they
+    stand for, (groups of rows, groups of columns, entries).
+
     All engines give the same codes:
 
     - `golden`: the definition, slow.
@@ -65,7 +72,8 @@ def matmul(
     Raises ValueError for a shape or dtype that does not fit, for a scale or seed that is missing or not taken, and if the
     chosen engine cannot compute the instruction.
     """
-    a_codes, b_codes = factors(instruction, a, b)
+    a_codes, b_codes = factors(instruction, a, b, tables_a, tables_b)
+    instruction = instruction.dense if instruction.codebook else instruction
     m, n, k = len(a_codes), b_codes.shape[1], logical_k(instruction, a_codes, b_codes)
     if k % instruction.shape.k:
         raise ValueError(
@@ -103,10 +111,17 @@ def _seed(instruction: Instruction, seed: int | None) -> int:
     return seed
 
 
-def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes, Codes]:
-    """Return the codes of A (M, K) and B (K, N). Raises ValueError if their shapes do not fit each other."""
+def factors(
+    instruction: Instruction, a: ArrayLike, b: ArrayLike, tables_a: Any = None, tables_b: Any = None
+) -> tuple[Codes, Codes]:
+    """Return the codes of A (M, K) and B (K, N), looked up in tables if the instruction has a codebook.
+
+    Raises ValueError if their shapes do not fit each other, and for tables that are missing, not taken or do not fit.
+    """
     require("instruction", instruction, Instruction, "isa_model.load gives an Instruction")
-    a_codes, b_codes = _matrix("a", instruction.a, a), _matrix("b", instruction.b, b)
+    books = instruction.codebook
+    a_codes = looked_up("a", instruction.a, books.a if books else None, a, tables_a)
+    b_codes = looked_up("b", instruction.b, books.b if books else None, b, tables_b)
     k = logical_k(instruction, a_codes, b_codes)
     sparsity = instruction.sparsity
     stored = {x: sparsity.stored(k) if sparsity and sparsity.operand == x else k for x in "ab"}
@@ -116,6 +131,34 @@ def factors(instruction: Instruction, a: ArrayLike, b: ArrayLike) -> tuple[Codes
             fit += f", of {sparsity.operand} {sparsity.kept} of {sparsity.of} along K"
         raise ValueError(f"a is {a_codes.shape} and b is {b_codes.shape}: K differs; {fit}")
     return a_codes, b_codes
+
+
+def looked_up(name: str, fmt: Format, codebook: Codebook | None, x: ArrayLike, tables: Any) -> Codes:
+    """Return the codes of an operand, whose elements are indices into `tables` if it has a codebook (golden.looked_up).
+
+    Raises ValueError for operands that are no matrix or hold no indices, and for tables that are missing, not taken or do not
+    fit.
+    """
+    if codebook is None:
+        if tables is not None:
+            raise ValueError(f"tables_{name} is given, but {name} is not looked up")
+        return _matrix(name, fmt, x)
+    entries, indices = 1 << codebook.bits, np.asarray(x)
+    if indices.ndim != 2 or indices.dtype.kind != "u" or indices.max(initial=0) >= entries:
+        about = f"{name} is {indices.dtype} {indices.shape}"
+        raise ValueError(f"{about}; expected a matrix of unsigned integers below {entries}, indices into its tables")
+    expected = (*codebook.tables((indices.shape[0], indices.shape[1])), entries)
+    if tables is None:
+        raise ValueError(f"the instruction needs tables_{name}, {expected}")
+    codes = to_codes(fmt, tables, f"tables_{name}")
+    if codes.shape != expected:
+        groups = f"groups of {codebook.group} over {name} {indices.shape}" if codebook.group else f"one table of {name}"
+        raise ValueError(f"tables_{name} is {codes.shape}; {groups} of {entries} entries make it {expected}")
+    rows, columns = (
+        np.arange(size) // group for size, group in zip(indices.shape, codebook.group or indices.shape, strict=True)
+    )
+    found: Codes = codes[rows[:, None], columns[None, :], indices]
+    return found
 
 
 def logical_k(instruction: Instruction, a: Codes, b: Codes) -> int:

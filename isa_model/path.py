@@ -59,6 +59,11 @@ class Step(Cast):
     def _sensible(self) -> Step:
         if self.coarser:
             raise at("coarser", message="a step of a path has one level of scales", hint="drop `coarser`")
+        if self.random:
+            message = "a step of a path rounds as `rounding` says, the same for every seed"
+            raise at(
+                "random", message=message, hint="`quantisation: {random: ...}`, for the operands of the instruction"
+            )
         if self.logfmt is not None and (self.group is None or self.group[0] != 1):
             raise at("group", message="a LogFMT tile is within one token", hint="group: [1, 128]")
         if self.scale_from == "scales" and (self.scale is None or self.scale.mantissa_bits or self.scale.zero):

@@ -16,6 +16,8 @@ _OBEYED = re.compile(
 
 def unprintable(text: str) -> str:
     """Return the name and kind of the first control character in a text, line ends and tabs excepted; empty if none."""
+    if text.isascii() and text.isprintable():
+        return ""
     for match in _OBEYED.finditer(text):
         if match[0] not in _LAID_OUT:
             kind = {"Cc": "a control character", "Cs": "half of a surrogate pair"}.get(unicodedata.category(match[0]))

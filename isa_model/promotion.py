@@ -5,7 +5,8 @@ from __future__ import annotations
 from isa_model.arguments import require, whole_number
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, Scaling, Shape
+from isa_model.instruction import Instruction, Shape
+from isa_model.operand_fields import Scaling
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 

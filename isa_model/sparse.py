@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.instruction import Instruction, ScaleOperand, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand, Sparsity
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -137,6 +138,8 @@ class Interleave(Spec):
     """Number of blocks (or chains) that take turns."""
     to: Literal["blocks", "chains"] = later("blocks")
     """What takes turns: `blocks`, or whole `chains` of blocks. The blocks of a chain share out its terms in order."""
+    hand: Count | None = later(None)
+    """Number of terms that one turn gathers, as several blocks or chains one after the other; default: those of one."""
 
 
 class Accumulator(Spec):
@@ -146,6 +149,41 @@ class Accumulator(Spec):
     """Fraction bits kept of the running value; default: those of the stage."""
     drop_beyond: Distance | None = None
     """Distance below the largest exponent beyond which the running value is left out; default: it never is."""
+    offset: Exponent = later(0)
+    """Number added to the running value's exponent where the largest is looked for. RDNA's is -2: a place that has room for the
+    two integer bits of a product has room for a running value of an exponent two larger."""
+
+
+class Remainder(Spec):
+    """A second register beside the running value, for what rounding to `result` lost. It starts from zero.
+
+    Both registers go from one instruction along K to the next. At the end of K their sum is rounded to D's format, in the mode
+    of the last register.
+    """
+
+    format: FormatRef
+    """Format of the remainder."""
+    rounding: Deterministic
+    """Rounding mode of the remainder."""
+    joins: Literal["sum", "block", "end"] = "sum"
+    """Place where the remainder is added. sum: it is one more term of the next sum (two BF16 registers as one number). block:
+    the next block and it are summed and rounded to its format, and that is added to the running value (Kahan). end: what
+    later sums lose is added to it, and it joins the running value at the end of K (cascaded two-sum)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Remainder:
+        fmt = self.format
+        if fmt.kind != "float":
+            message = f"{fmt.name} cannot hold what a floating-point register loses"
+            raise at("format", message=message, hint="a floating-point format")
+        if not (fmt.zero and fmt.signed and fmt.mantissa_bits):
+            raise at("format", message=f"a remainder needs a sign, a zero and a mantissa; {fmt.name} lacks one")
+        return self
+
+    @cached_property
+    def register(self) -> Register:
+        """The remainder's register; beyond its range it keeps the largest number."""
+        return Register(format=self.format, rounding=self.rounding, overflow="saturate")
 
 
 def _one_or_many(value: Any) -> Any:
@@ -180,6 +218,11 @@ class Stage(Spec):
     sum of zeros alone goes up as a zero in either case."""
     zero: Literal["positive", "ieee"] = "positive"
     """Sign of a zero sum. positive: always plus. ieee: that of its terms if they agree, else plus (IEEE 754 6.3)."""
+    opposing: Literal["negate", "complement"] = later("negate")
+    """Terms whose sign is not the running value's. negate: they are subtracted. complement: their kept bits are inverted, not
+    negated (RDNA3): each takes away one more unit of the last place kept. Zeros do, too, unless every term is a zero."""
+    remainder: Remainder | None = later(None)
+    """Register beside the running value for what rounding to `result` lost; default: it is lost."""
 
     @property
     def aligned(self) -> bool:
@@ -198,8 +241,17 @@ class Stage(Spec):
         return self.accumulator.drop_beyond if isinstance(self.accumulator, Accumulator) else None
 
     @property
+    def offset(self) -> int:
+        """Number added to the running value's exponent where the largest is looked for."""
+        return self.accumulator.offset if isinstance(self.accumulator, Accumulator) else 0
+
+    @property
     def hand(self) -> int:
-        """Number of terms that are dealt to one block or, `to: chains`, to one chain."""
+        """Number of terms that one turn gathers: those of a block or, `to: chains`, of a chain, unless `interleave` says."""
+        return (self.interleave.hand if self.interleave else None) or self._least_hand
+
+    @property
+    def _least_hand(self) -> int:
         return self.inputs if self.interleave and self.interleave.to == "chains" else self.terms
 
     @property
@@ -232,6 +284,10 @@ class Stage(Spec):
             if isinstance(self.accumulator, Accumulator):
                 message, hint = "an exact sum shortens or drops no accumulator", "accumulator: true"
                 raise at("accumulator", message=message, hint=hint)
+        if self.opposing == "complement":
+            self._check_complement()
+        if self.remainder:
+            self._check_remainder(self.remainder)
         if self.interleave and self.interleave.to == "chains" and (self.chain or 1) < 2:
             raise at(
                 "interleave", "to", message="there are no chains of several blocks", hint="`to: blocks`, or a `chain`"
@@ -239,6 +295,9 @@ class Stage(Spec):
         if self.interleave and max(self.terms, self.interleave.run) % min(self.terms, self.interleave.run):
             message = f"runs of {self.interleave.run} and blocks of {self.terms} terms do not divide one another"
             raise at("interleave", "run", message=message, hint="a divisor or a multiple of `terms`")
+        if self.interleave and self.hand % self._least_hand:
+            message = f"a hand of {self.hand} terms is not made of whole {self.interleave.to} of {self._least_hand}"
+            raise at("interleave", "hand", message=message, hint=f"a multiple of {self._least_hand}")
         if self.interleave and self.interleave.run == self.hand:
             what = "chains" if self.hand > self.terms else "blocks"
             message = f"runs of {self.interleave.run} fill whole {what} of {self.hand}: nothing is interleaved"
@@ -251,3 +310,29 @@ class Stage(Spec):
         if self.chain and not self.result:
             raise at("chain", message="a chain needs a `result`: the register that keeps the running value")
         return self
+
+    def _check_complement(self) -> None:
+        if not self.aligned:
+            message = "inverted bits need a last place, which an exact sum does not have"
+            raise at("opposing", message=message, hint="give `fraction_bits`, or `opposing: negate`")
+        if not self.accumulator:
+            message = "terms oppose the sign of the running value, and there is none"
+            raise at("opposing", message=message, hint="accumulator: true")
+        if self.zero != "positive":
+            raise at("opposing", message="inverted bits leave no negative zero", hint="zero: positive")
+
+    def _check_remainder(self, remainder: Remainder) -> None:
+        if not self.accumulator or not self.result:
+            message = "a remainder is what rounding the running value to `result` loses"
+            raise at("remainder", message=message, hint="`accumulator: true` and a `result`")
+        for register in self.result:
+            if register.format.kind == "integer":
+                raise at("remainder", message="integer sums are whole: nothing is lost", hint="drop `remainder`")
+            if register.random_bits:
+                message = (
+                    "a stochastic `result` has no remainder: at the end of K no random bits are drawn for their sum"
+                )
+                raise at("remainder", message=message, hint="another rounding of `result`")
+        if remainder.joins == "block" and self.aligned:
+            message = "a block that is aligned to the running value cannot be rounded with the remainder first"
+            raise at("remainder", "joins", message=message, hint="`joins: sum`, or no `fraction_bits`")

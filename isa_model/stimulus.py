@@ -15,7 +15,8 @@ from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.float64 import Codes, Float64
 from isa_model.formats import Format
 from isa_model.groups import spread
-from isa_model.instruction import Instruction, ScaleOperand, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand, Sparsity
 from isa_model.sparse import elements
 
 KINDS = {
@@ -58,7 +59,8 @@ def draw(spec: Instruction, kind: str, rng: np.random.Generator, m: int, n: int,
     a, b = _codes(spec.a, kind, rng, (m, k), k), _codes(spec.b, kind, rng, (k, n), k)
     c = _codes(spec.c_format, kind, rng, (m, n), k)
     if spec.a.kind == "float":
-        if kind in ("subnormal", "overflow"):  # A and C are at the end of the range; B brings products slightly beyond
+        if kind in ("subnormal", "overflow") and spec.b.kind == "float":
+            # A and C are at the end of the range; B brings products slightly beyond
             b = _near_one(spec.b, rng, (k, n), *((-30, 1) if kind == "subnormal" else (-4, 5)))
         if kind == "cancellation":
             a, b = _cancelling(spec.a, a, b, rng)

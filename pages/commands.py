@@ -11,12 +11,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from models import one_line, row
 from typer.models import ArgumentInfo
 
-import codesign.commands.cli  # noqa: F401 (registers every command)
 from codesign.commands.app import app
+from codesign.commands.cli import register
 
 
 def commands_text() -> str:
     """Return a section for each command."""
+    register()
     lines: list[str] = []
     for command in app.registered_commands:
         assert command.callback

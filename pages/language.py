@@ -22,6 +22,8 @@ PLACES = {
     "Instruction": "",
     "Shape": "shape.",
     "Sparsity": "sparsity.",
+    "Codebooks": "codebook.",
+    "Codebook": "codebook.b.",
     "Scaling": "scale.",
     "ScaleOperand": "scale.a.",
     "ScaleLevel": "scale.a.coarser.",
@@ -29,6 +31,7 @@ PLACES = {
     "Interleave": "stages.NAME.interleave.",
     "Accumulator": "stages.NAME.accumulator.",
     "Register": "stages.NAME.result.",
+    "Remainder": "stages.NAME.remainder.",
     "Format": "FORMAT.",
 }
 """Models of the language in the order of the page, each with the path of its fields in a file."""
@@ -40,6 +43,8 @@ LABELS = {
     "scale_a": "scale of A",
     "scale_b": "scale of B",
     "positions": "positions",
+    "tables_a": "table of A",
+    "tables_b": "table of B",
     "seed": "seed",
 }
 """Operands as the page calls them."""
@@ -69,8 +74,9 @@ def instruction(*changes: dict[str, Any]) -> Instruction:
 def computed(example: dict[str, Any], with_change: bool = True) -> int:
     """Return the code of D that the golden model computes for an example, with or without its change."""
     made = instruction(example.get("with", {}), *([example["change"]] if with_change else []))
+    books = {name: getattr(made.codebook, name) if made.codebook else None for name in "ab"}
     a, b, c = (
-        codes(fmt, example.get(name, data()[name]))
+        np.array(example[name], np.uint8) if books.get(name) else codes(fmt, example.get(name, data()[name]))
         for name, fmt in zip("abc", (made.a, made.b, made.c_format), strict=True)
     )
     scales = {}
@@ -82,6 +88,9 @@ def computed(example: dict[str, Any], with_change: bool = True) -> int:
             levels = zip(operand.levels, given, strict=False)  # without the change there may be fewer levels
             every = [codes(level.format, own).reshape(shape) for level, own in levels]
             scales[f"scale_{side}"] = every if operand.coarser else every[0]
+    for side, fmt in (("a", made.a), ("b", made.b)):
+        if books[side]:
+            scales[f"tables_{side}"] = codes(fmt, example[f"tables_{side}"]).reshape(1, 1, -1)
     positions = None
     if made.sparsity:
         positions = np.array(example["positions"], np.uint8).reshape(

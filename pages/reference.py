@@ -81,6 +81,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("asks", "asks"): asks_text,
     ("bounds", "example"): bounds.example_text,
     ("bounds", "modes"): bounds.modes_text,
+    ("bounds", "emulated"): bounds.emulated_text,
     ("bounds", "table"): bounds.table_text,
     ("probe", "found"): probed_text,
     ("probe", "live"): live_text,

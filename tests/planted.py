@@ -1,4 +1,8 @@
-"""Faults of the hardware generator, planted to see that vectors and proofs notice them."""
+"""Faults of the hardware generator, planted to see that vectors and proofs notice them.
+
+A proof reads the generator's own notes, so that its faults are planted there, and hit every place of a unit;
+checks/blame.py edits Verilog, because a blame is for a single place in RTL that is not ours.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,10 @@ def stages(draw, terms, last, interleave=None, stochastic=False):
             accumulator = {
                 "fraction_bits": draw(st.integers(0, 38)),
                 "drop_beyond": draw(st.sampled_from([None, 5, 25, 5000])),
+                "offset": draw(st.sampled_from([0, 0, -2, 3])),
             }
+        if accumulator and stage["zero"] == "positive" and draw(st.integers(0, 3)) == 0:
+            stage["opposing"] = "complement"
     stage["accumulator"] = accumulator
     if last:
         count = draw(st.integers(1, 2))
@@ -128,6 +131,10 @@ def stages(draw, terms, last, interleave=None, stochastic=False):
         stage["result"] = [draw(registers(stochastic=stochastic)) for _ in range(count)]
         if last:
             stage["result"][-1] = draw(registers(NARROW, stochastic))
+            if not any(r.get("random_bits") for r in stage["result"]) and draw(st.integers(0, 3)) == 0:
+                kept = named(draw(st.sampled_from(NARROW))) if draw(st.booleans()) else draw(float_formats(8, 26))
+                joins = draw(st.sampled_from(["sum", "end"] if aligned else ["sum", "block", "end"]))
+                stage["remainder"] = {"format": kept, "rounding": draw(st.sampled_from(MODES)), "joins": joins}
     if not count:
         stage["exponent"] = draw(st.sampled_from([None, None, None, 0, -3, 40, -700]))
     return stage
@@ -137,6 +144,8 @@ def interleaved(draw, terms):
     """Draw an interleave for blocks of several terms, or none."""
     if terms < 2 or draw(st.booleans()):
         return None
+    if draw(st.integers(0, 3)) == 0:
+        return {"run": draw(st.sampled_from([1, terms // 2, terms])), "parts": 2, "hand": 2 * terms}
     return {"run": draw(st.sampled_from([1, terms // 2])), "parts": 2}
 
 
@@ -162,10 +171,11 @@ def scale_operands(draw, group):
 
 
 @st.composite
-def instructions(draw):
+def instructions(draw, codebooks=False):
     """A valid instruction with a floating-point D and one to three stages, perhaps interleaved, perhaps scaled.
 
-    In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits.
+    In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits. With
+    `codebooks`, operands of some are looked up in tables.
     """
     kind = draw(st.sampled_from(["float", "float", "integer", "table"]))
     a, b = draw(operand_formats(kind)), draw(operand_formats(kind))
@@ -175,7 +185,7 @@ def instructions(draw):
     body, span, parts = {}, 1, 1
     for i, terms in enumerate(sizes):
         interleave = interleaved(draw, terms) if i == 0 else None
-        parts = 2 if interleave else parts
+        parts = 2 * interleave.get("hand", terms) // terms if interleave else parts
         stage = draw(stages(terms, last=i == depth - 1, interleave=interleave, stochastic=stochastic))
         chain = stage.get("chain") or 1
         if i == 0 and chain > 1 and not interleave and draw(st.booleans()):
@@ -219,7 +229,7 @@ def instructions(draw):
         wider = [fmt for fmt in map(named, ("fp64", "fp32", "fp16")) if fmt.holds(a) and fmt.holds(b)]
         spec["widen"] = draw(st.sampled_from([None, None, *wider]))
         assume(spec["widen"] is None or not a == b == spec["widen"])
-    spec["flush_inputs"] = draw(st.sampled_from([False] * 6 + [True, "keep-sign"]))
+    spec["flush_inputs"] = draw(st.sampled_from([False] * 6 + [True, "keep-sign", "c"]))
     spec["c"] = draw(st.sampled_from([None, None, None, None, "fp16", "e8m17", "e5m2"]))
     if draw(st.integers(0, 9)) == 0:
         spec["c"] = draw(float_formats(8, 12))
@@ -228,6 +238,15 @@ def instructions(draw):
             (1 << accumulator.magnitude_bits) - draw(st.integers(1, (1 << accumulator.mantissa_bits) - 1))
         ) << (accumulator.low_padding)
     spec["shape"] = {"m": 4, "n": 4, "k": k}
+    if codebooks and draw(st.integers(0, 7)) == 0:
+        groups = st.sampled_from([None, [1, 2], [2, k]])
+        books = {
+            x: {"bits": draw(st.integers(1, max(f.bits - 1, 1))), "group": draw(groups)}
+            for x, f in (("a", a), ("b", b))
+        }
+        narrow = {"a": a.bits, "b": b.bits}
+        books = {x: book for x, book in books.items() if book["bits"] < min(narrow[x], 6) and draw(st.booleans())}
+        spec["codebook"] = books or None
     return Instruction.model_validate(spec)
 
 
@@ -240,7 +259,7 @@ def integer_instructions(draw):
         terms, last = draw(st.sampled_from([1, 2, 4, 8])), i == depth - 1
         stage = {"terms": terms, "zero": draw(st.sampled_from(["positive", "ieee"]))}
         if i == 0 and (interleave := interleaved(draw, terms)):
-            stage["interleave"], parts = interleave, 2
+            stage["interleave"], parts = interleave, 2 * interleave.get("hand", terms) // terms
         if last or draw(st.booleans()):
             stage["accumulator"] = True
             stage["chain"] = None if last else draw(st.integers(1, 3))

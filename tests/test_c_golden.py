@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_in_c import compiled
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import KINDS, codes, instructions, integer_instructions, sparse_instructions
 
 from isa_model import InputError, conformance, golden, load
 from isa_model.c_golden import source
-from isa_model.c_golden.source import compiled, levels
+from isa_model.c_golden.source import levels
 from isa_model.engines.c_library import NoCompiler, compiler
 from isa_model.instruction import Instruction
 from isa_model.library import catalogue

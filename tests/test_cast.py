@@ -28,7 +28,8 @@ def normal(size=1.0, shape=(4, 40)):
 
 def test_a_zero_group_is_zero_whatever_its_scale_becomes():
     """A scale that rounds to zero does not turn zeros into NaN."""
-    for to, scale in [("e4m3", "ue4m3"), ("bf16", "fp32"), ("tf32", "fp32"), ("e8m3", "fp32"), ("e2m1", "fp16")]:
+    kinds = ["e4m3 ue4m3", "bf16 fp32", "tf32 fp32", "e8m3 fp32", "e2m1 fp16", "e3m2 ue5m3", "int4 fp16", "int8 ue8m0"]
+    for to, scale in map(str.split, kinds):
         made = quantise(cast(to=to, scale=scale, scale_rounding="nearest-even"), np.zeros((2, 32), np.float32))
         assert not made.codes.any()
         assert not made.values().any()
@@ -36,11 +37,12 @@ def test_a_zero_group_is_zero_whatever_its_scale_becomes():
 
 
 def test_a_scale_that_rounds_to_zero_loses_its_group_as_underflow():
-    """Elements near 1e-8 with UE4M3 scales rounded to nearest even all become zero, and count as underflow."""
-    made = quantise(cast(to="e2m1", scale="ue4m3", scale_rounding="nearest-even"), normal(1e-8))
-    assert not made.codes.any()
-    assert not made.values().any()
-    assert (made.underflow, made.overflow) == (1, 0)
+    """Elements near 1e-8 with UE4M3 scales rounded to nearest even all become zero, and count as underflow; so with others."""
+    for to, scale, size in [("e2m1", "ue4m3", 1e-8), ("e2m3", "ue4m3", 1e-9), ("e4m3", "fp16", 1e-12)]:
+        made = quantise(cast(to=to, scale=scale, scale_rounding="nearest-even"), normal(size))
+        assert not made.codes.any()
+        assert not made.values().any()
+        assert (made.underflow, made.overflow) == (1, 0)
 
 
 def test_a_scale_beyond_its_format_is_the_largest_and_cuts_elements():

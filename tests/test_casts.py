@@ -112,16 +112,18 @@ def test_a_tile_that_one_run_of_tokens_holds_spans_its_runs():
     assert not seeds.held
 
 
-def test_each_seed_has_a_tensor_of_its_own_and_what_was_captured_is_there_once():
-    """Activations and gradients along their features, never in wgrad; clusters are seeds, or runs of tokens of the tile."""
+def test_each_seed_has_blocks_of_its_own_and_what_was_captured_is_there_once():
+    """Activations and gradients along their features, never in wgrad; clusters are two blocks a seed, or runs of tokens of the
+    tile."""
     assert [carried(g) for g in (FPROP, DGRAD, WGRAD)] == ["activation", "gradient", None]
     drawn = sums_of_path(TOY, FPROP, "normal", (3, 5, 7))
-    assert {v: len(s.count) for v, s in drawn.items()} == {"software": 3, "proposal": 3, "exact": 3}
-    assert list(drawn["proposal"].count) == [TOKENS * FEATURES] * 3
-    assert list(drawn["proposal"].changed) == [0, 0, 0]
-    rng = np.random.default_rng([5, zlib.crc32(b"smollm2-135m.fprop.down/normal/cast")])
-    x = draw("normal", rng, (TOKENS, FEATURES), "activation")
-    assert drawn["proposal"].error2[1] == sums(x).error2[0]
+    assert {v: len(s.count) for v, s in drawn.items()} == {"software": 6, "proposal": 6, "exact": 6}
+    assert list(drawn["proposal"].count) == [TOKENS * FEATURES] * 6
+    assert list(drawn["proposal"].changed) == [0] * 6
+    for block in (0, 1):
+        rng = np.random.default_rng([5, block, zlib.crc32(b"smollm2-135m.fprop.down/normal/cast")])
+        x = draw("normal", rng, (TOKENS, FEATURES), "activation")
+        assert drawn["proposal"].error2[2 + block] == sums(x).error2[0]
     tile = recorded(FPROP.recorded)[0]
     captured = sums_of_path(TOY, FPROP, "captured", (3, 5, 7))
     assert len(captured["proposal"].count) == -(-len(tile) // RUN)
@@ -130,9 +132,9 @@ def test_each_seed_has_a_tensor_of_its_own_and_what_was_captured_is_there_once()
 
 
 def test_small_tensors_are_cast_whole():
-    """Fewer tokens or features than a seed takes are all there are."""
-    small = FPROP.__class__(**{**vars(FPROP), "m": 16, "k": 128})
-    assert sums_of_path(TOY, small, "normal", (0,))["exact"].count == [16 * 128]
+    """Fewer tokens or features than a block takes are all there are."""
+    small = FPROP.__class__(**{**vars(FPROP), "m": 16, "k": 64})
+    assert list(sums_of_path(TOY, small, "normal", (0,))["exact"].count) == [16 * 64] * 2
 
 
 def gather(proposal, seeds):

@@ -1,5 +1,6 @@
 """The bar of the coverage record: which figures lie outside it beyond chance."""
 
+import json
 import sys
 from math import comb
 from pathlib import Path
@@ -31,10 +32,11 @@ def record(*held, evaluations=400):
             "coverage": h,
             "half_width": 0.1,
             "without": 0,
+            "part": 0,
         }
         for h in held
     ]
-    return {"evaluations": evaluations, "rows": rows}
+    return {"parts": [{"evaluations": evaluations}], "rows": rows}
 
 
 def test_the_chance_of_a_coverage_is_the_binomial_tail_at_the_end_of_the_bar():
@@ -63,7 +65,10 @@ def test_the_counts_say_what_is_outside_by_chance_and_beyond_chance():
     """Raw counts below and above the bar stand beside those that chance would put there if all were 0.95."""
     about = record(0.85, 0.925, 0.99, 0.95)
     said = coverage.counts(about)
-    assert "Of 4 figures 2 are held less often than 0.93 and 1 more often than 0.98, on average 0.929." in said
+    assert (
+        "Of 4 figures 2 are held less often than 0.93, the least 0.850, and 1 more often than 0.98; on average 0.929."
+        in said
+    )
     assert "If each were held 95 times in 100, 0 and 0 would be by chance. 1 and 0 are outside beyond chance" in said
 
     def share(among):
@@ -105,3 +110,28 @@ def test_figures_that_are_conservative_by_design_are_not_judged():
     about["rows"][1] |= {"expected": 3.0}
     about["rows"][2] |= {"coverage": None, "without": 400}
     assert coverage.judged(about) == []
+
+
+def test_a_record_says_which_part_was_measured_when():
+    """New figures of a GEMM, a source and a kind replace all earlier ones of it; others stay with the part they are of; a part
+    of which nothing is left is gone, and one that goes on is one part."""
+    row = {"gemm": "deepseek-v3.fprop.kv-b", "tensors": "normal", "metric": "numerics.bias", "evaluations": 9}
+    old = [row, {**row, "metric": "cast.sqnr_db"}, {**row, "tensors": "outliers"}]
+    first = coverage.merged({"parts": [], "rows": []}, {"evaluations": 800}, old)
+    assert [r["part"] for r in first["rows"]] == [0, 0, 0]
+    new = {**row, "metric": "numerics.total_error", "evaluations": 5}
+    second = coverage.merged(first, {"evaluations": 400}, [new])
+    assert second["parts"] == [{"evaluations": 800}, {"evaluations": 400}]
+    assert [(r["tensors"], r["metric"], r["part"]) for r in second["rows"]] == [
+        ("normal", "numerics.total_error", 1), ("outliers", "numerics.bias", 0), ("normal", "cast.sqnr_db", 0),
+    ]  # fmt: skip
+    assert coverage._drawn(second["rows"][0], second) == 400
+    last = coverage.merged(second, {"evaluations": 400}, old[1:])
+    assert (last["parts"], {r["part"] for r in last["rows"]}) == ([{"evaluations": 400}], {0})
+
+
+def test_the_table_of_the_documentation_is_that_of_the_record():
+    """Every cell and count of docs/statistics.md is of benchmarks/records/coverage.json."""
+    root = Path(__file__).parent.parent
+    record = json.loads((root / "benchmarks/records/coverage.json").read_text())
+    assert coverage.BEGIN + coverage.table(record) + coverage.END in (root / "docs/statistics.md").read_text()

@@ -150,7 +150,7 @@ def test_plain_data_survives_and_every_value_has_a_place(data):
     assert document.data == data
 
     def walk(node, loc):
-        place = document.values[loc]
+        place = document.place(loc)
         assert 1 <= place.line <= len(document.lines)
         if isinstance(node, int) and not isinstance(node, bool):
             assert document.lines[place.line - 1][place.column - 1 :].startswith(str(node))

@@ -27,6 +27,11 @@ def operands(spec, seed, kind, m=3, n=4, steps=2):
     b = np.ascontiguousarray(codes(spec.b, rng, (n, of_b), "like" if kind == "cancel" else kind).T)
     if kind == "cancel":
         b[of_b // 2 : 2 * (of_b // 2)] = b[: of_b // 2]
+    books = (spec.codebook.a, spec.codebook.b) if spec.codebook else (None, None)
+    for name, fmt, book, x in zip("ab", (spec.a, spec.b), books, (a, b), strict=True):
+        if book:  # the codes become indices and, others of them, tables
+            others[f"tables_{name}"] = codes(fmt, rng, (*book.tables(x.shape), 1 << book.bits), "bits")
+    a, b = (x if book is None else x & ((1 << book.bits) - 1) for x, book in zip((a, b), books, strict=True))
     c = codes(spec.c_format, rng, (m, n), kind)
     c[rng.random((m, n)) < 0.3] = 0
     for name, side, shape in (
@@ -65,7 +70,7 @@ def assert_same(spec, a, b, c, scales):
     )
 
 
-@given(instructions(), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 2))
+@given(instructions(codebooks=True), st.integers(0, 1 << 30), st.sampled_from(KINDS), st.integers(1, 2))
 def test_random_instructions_give_golden_bits(spec, seed, kind, steps):
     """On random instructions, chains of them and operands the portable engine returns the golden model's codes."""
     assume(is_planned(spec))
@@ -301,7 +306,7 @@ def test_errors_at_k_4096_are_those_measured_on_an_h200(distribution, native, pr
 def test_promotion_is_an_fma_of_the_scaled_partial_sums():
     """A promoted instruction equals its base run per group from zero, times the FP32 scale product, added by one FMA."""
     from isa_model import promoted
-    from isa_model.instruction import ScaleOperand, Scaling
+    from isa_model.operand_fields import ScaleOperand, Scaling
 
     base, fp32 = load(FP8_WGMMA), FORMATS["fp32"]
     scale = Scaling(a=ScaleOperand(group=(1, 128), format=fp32), b=ScaleOperand(group=(128, 1), format=fp32))

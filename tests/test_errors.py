@@ -7,8 +7,11 @@ import pytest
 
 from codesign.evidence.numerics.errors import Errors, bf16_ulp, errors_of, estimates, joined, part
 from codesign.evidence.numerics.operands import Operand
-from codesign.evidence.numerics.trial import Outcome
+from codesign.evidence.numerics.trial import Outcome, Trial
 from codesign.figures.estimates import LOSSLESS, added, decibel, largest, norm, quantile, quotient, share
+from codesign.proposal.quantisation import Quantisation
+from codesign.workloads.gemms import select
+from isa_model import load
 from isa_model.formats import FORMATS
 
 
@@ -73,6 +76,29 @@ def test_an_output_that_is_not_finite_is_an_infinite_error(bad):
     assert m["quantisation_error"] == 0
     beyond = values(outcome([[1e39]], [[1.0]], [[1.0]], "bf16"))
     assert not np.isfinite(beyond["output_error"])
+
+
+def test_an_output_at_the_end_of_a_saturating_register_overflows():
+    """FP16 sums of 64 products of 100 x 100 that saturate stand at 65504: a finite error, and an overflow. Sums that fit are
+    none, and where infinities are kept errors are infinite, too."""
+    base = load("hopper.wgmma.m64n256k32.f16.e4m3.e4m3")
+    (gemm,), rule = select("gemm.fprop.2x2x64"), Quantisation(scales="none")
+
+    def of(overflow, size):
+        stages = {
+            n: s.model_copy(update={"result": tuple(r.model_copy(update={"overflow": overflow}) for r in s.result)})
+            for n, s in base.stages.items()
+        }
+        trial = Trial(gemm, "uniform", (0,), 2, 2, rule)
+        trial.a, trial.b = (replace(x, x=np.full_like(x.x, size)) for x in (trial.a, trial.b))
+        return values(trial.outcome(base.model_copy(update={"stages": stages})))
+
+    cut = of("saturate", 100.0)
+    assert cut["overflow_share"] == 1
+    assert cut["total_error"] == pytest.approx(1 - 65504 / (64 * 100**2), rel=0.01)
+    assert of("saturate", 8.0)["overflow_share"] == of("infinity", 8.0)["overflow_share"] == 0
+    assert of("infinity", 100.0)["overflow_share"] == 1
+    assert of("infinity", 100.0)["total_error"] == np.inf
 
 
 def test_a_weight_of_zeros_has_no_error():
@@ -321,7 +347,12 @@ def some_errors(**more):
     drawn |= {
         name: drawn[name] / 100 for name in ("changed", "over_ulp", "error2", "output2", "quantisation2", "total2")
     }
-    drawn |= {"not_finite": np.zeros(9), "filled": np.full(9, 0.5), "excess": rng.uniform(-0.1, 0.2, 9)}
+    drawn |= {
+        "not_finite": np.zeros(9),
+        "overflowed": np.full(9, 0.01),
+        "filled": np.full(9, 0.5),
+        "excess": rng.uniform(-0.1, 0.2, 9),
+    }
     drawn |= {name: rng.uniform(1, 2, (9, 5)) for name in ("sizes", "weights", "row_errors", "row_weights")}
     drawn |= {"outputs": np.full(9, 40.0), "elements_a": np.full(9, 300.0), "elements_b": np.full(9, 200.0)}
     return Errors(**{**drawn, **more})
@@ -364,7 +395,7 @@ def test_every_metric_is_estimated_from_its_own_sums():
         "bias": quotient(e.signed, e.magnitude, e.excess),
         "share_over_1_bf16_ulp": share(e.over_ulp, e.count, 360),
         "underflow_share": largest(share(*a), share(*b)),
-        "overflow_share": added(largest(share(*cut_a), share(*cut_b)), share(e.not_finite, e.count, 360)),
+        "overflow_share": added(largest(share(*cut_a), share(*cut_b)), share(e.overflowed, e.count, 360)),
     }
     found = estimates(e)
     assert list(found) == [f"numerics.{name}" for name in expected]
@@ -404,10 +435,10 @@ def test_an_overflow_of_outputs_is_ruled_out_far_below_every_largest_number():
     did; above it the share of outputs has an upper limit."""
     name = "numerics.overflow_share"
     far, near = np.full(9, 2.0**-20), np.where(np.arange(9) == 2, 2.0**-19, 0.0)
-    assert estimates(some_errors(filled=far))[name].plus is None
+    assert estimates(some_errors(filled=far, overflowed=np.zeros(9)))[name].plus is None
     assert estimates(some_errors(filled=near))[name].plus is not None
     once = np.where(np.arange(9) == 4, 1.0, 0.0)
-    overflow = estimates(some_errors(filled=far, not_finite=once))[name]
+    overflow = estimates(some_errors(filled=far, overflowed=once))[name]
     assert overflow.plus.value > 0
     assert overflow.plus.units == 360
 

@@ -81,15 +81,15 @@ def test_a_norm_is_the_root_of_a_ratio_of_sums_with_the_jackknife_of_its_logarit
 
 
 def test_a_norm_knows_how_much_the_largest_error_of_each_cluster_adds():
-    """Once more in the sum of 49, each changes half of its logarithm; in dB that is 20 / ln 10 times as much, downwards.
+    """One and a half times in the sum of 49, each changes half of its logarithm; in dB that is 20 / ln 10 times as much, down.
     A tile has all of its outputs, and a sum that cannot be corrected keeps them."""
     large = np.array([1.0, 1, 5, 2, 20, 3, 0, 5])
     found = norm(ERROR2, EXACT2, None, large)
-    assert found.most == pytest.approx([log(sqrt((49 + x) / 49)) for x in large])
+    assert found.most == pytest.approx([log(sqrt((49 + 1.5 * x) / 49)) for x in large])
     assert decibel(found).most == pytest.approx(-20 / log(10) * found.most)
     assert norm(ERROR2, EXACT2).most == norm(ERROR2, EXACT2, TILE, large).most == 0
     excess = np.arange(1.0, 9)
-    assert norm(excess, np.ones(8), excess, large).most == pytest.approx(np.log1p(large / 36) / 2)
+    assert norm(excess, np.ones(8), excess, large).most == pytest.approx(np.log1p(1.5 * large / 36) / 2)
 
 
 def test_the_span_of_a_norm_leaves_out_empty_clusters_and_not_errors_of_nothing():
@@ -324,7 +324,7 @@ def test_a_quantile_in_which_one_cluster_has_all_the_weight_has_no_rank():
 
 
 def test_a_quantile_over_a_norm_is_divided_by_the_norm_of_its_own_half_sample():
-    """Numerator and denominator are resampled together; such a ratio has no rank."""
+    """Numerator and denominator are resampled together. Its rank is that of values over the norm, without a cluster."""
     exact2, count = EXACT2.repeat([1, 1, 1, 1, 1, 1, 1, 2]), np.full(9, 20.0)
     found = quantile(VALUES, WEIGHTS, 0.95, (exact2, count))
 
@@ -334,7 +334,17 @@ def test_a_quantile_over_a_norm_is_divided_by_the_norm_of_its_own_half_sample():
     value = at(np.ones(9))
     assert found.value == pytest.approx(value)
     assert found.influence == pytest.approx(np.log([at(counts) / value for counts in _halves(9)]) / 4)
-    assert (found.scale, found.halved, found.ranks, found.held) == ("log", 9, None, False)
+    assert (found.scale, found.halved, found.held) == ("log", 9, False)
+    norm = sqrt(exact2.sum() / count.sum())
+    assert found.ranks.values == pytest.approx(np.sort(VALUES, axis=None) / norm)
+
+    def share(kept):
+        most = value * sqrt(exact2[kept].sum() / count[kept].sum())
+        return (WEIGHTS[kept] * (VALUES[kept] <= most * (1 + 1e-12))).sum() / WEIGHTS[kept].sum()
+
+    everything = np.arange(9)
+    assert found.ranks.influence == pytest.approx([share(everything) - share(everything != i) for i in range(9)])
+    assert found.interval(0.95) == found.ranks.interval(0.95)
 
 
 def test_the_norm_under_a_quantile_is_corrected_too():

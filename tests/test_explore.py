@@ -28,8 +28,8 @@ from codesign.verdicts.claims import covered_by
 from isa_model import matmul
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import Document, InputError, parse_yaml
+from isa_model.engines.batch import batch
 from isa_model.engines.plan import Unsupported
-from isa_model.engines.portable import batch
 
 # -- space files -------------------------------------------------------------------------------------------------------
 

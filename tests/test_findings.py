@@ -43,12 +43,11 @@ def test_the_headline_says_that_outputs_overflow():
     assert list(sections.alarms(errors(0.1))) == []
 
 
-def finding(figures, shown, monkeypatch, path=False):
-    monkeypatch.setattr(sections, "labels", lambda proposal: shown)
+def finding(figures, path=False):
     return " ".join(sections.finding(SimpleNamespace(multiplies_as_today=path), figures))
 
 
-def test_the_finding_begins_with_d_and_says_what_stays(monkeypatch):
+def test_the_finding_begins_with_d_and_says_what_stays():
     """Total error comes first, with its interval, then the share of sums and rounding in it, then sums before rounding."""
     made = [
         *errors(0.0485, software=0.0485),
@@ -62,7 +61,7 @@ def test_the_finding_begins_with_d_and_says_what_stays(monkeypatch):
         figure(SUMS, 3.2e-4, variant="software"),
         figure(SUMS, 4.8e-3, variant="today"),
     ]
-    assert finding(made, LABELS, monkeypatch) == (
+    assert finding(made) == (
         "Total error of D (worst GEMM): 0.049 [0.048, 0.05] with the proposal and with today's software. "
         "Error of the sums and of rounding D, without quantisation: 0.0016 with the proposal and with today's software "
         "where D is BF16; 3e-07 with the proposal and 0.00032 with today's software where D is FP32. "
@@ -70,21 +69,19 @@ def test_the_finding_begins_with_d_and_says_what_stays(monkeypatch):
         "Error of the sums alone, before D is rounded: 5.8e-07 with the proposal, 0.00032 with today's software and "
         "0.0048 with today's instruction alone."
     )
-    assert finding([figure(SUMS, 0.1)], {"proposal": ""}, monkeypatch) == (
-        "Error of the sums alone, before D is rounded: 0.1 with the proposal; today's software and instruction are the same."
+    assert finding([figure(SUMS, 0.1), figure(SUMS, 0.1, variant="software"), figure(SUMS, 0.1, variant="today")]) == (
+        "Error of the sums alone, before D is rounded: 0.1 with the proposal, with today's software and with today's "
+        "instruction alone."
     )
-    assert "not finite with the proposal" in finding(errors(None), LABELS, monkeypatch)
-    assert finding(errors(0.1, half=None), {"proposal": ""}, monkeypatch) == (
-        "Total error of D (worst GEMM): 0.1 (no interval) with the proposal."
-    )
+    assert "not finite with the proposal" in finding(errors(None))
+    alike = finding(errors(0.1, software=0.1, half=None))
+    assert alike == "Total error of D (worst GEMM): 0.1 (no interval) with the proposal and with today's software."
     two = [figure(SUMS, 0.1), figure(SUMS, 0.2, variant="software")]
-    assert finding(two, {"proposal": "", "software": ""}, monkeypatch).endswith(
-        "0.1 with the proposal and 0.2 with today's software."
-    )
-    assert finding([], LABELS, monkeypatch) == ""
+    assert finding(two).endswith("0.1 with the proposal and 0.2 with today's software.")
+    assert finding([]) == ""
 
 
-def test_the_finding_of_a_path_begins_with_d_too(monkeypatch):
+def test_the_finding_of_a_path_begins_with_d_too():
     """The total error of each pass, then the tensor, then what is moved; changes under half a percent are none."""
     arrived = [
         figure("cast.relative_error", v, variant=w)
@@ -94,11 +91,11 @@ def test_the_finding_of_a_path_begins_with_d_too(monkeypatch):
     traffic = [*moved("traffic.hbm_bytes", 9.0, 10.0), *moved("traffic.l2_bytes", 12.0, 10.0)]
     traffic += moved("traffic.network_bytes", 5.0, 10.0)
     traffic += [*moved("traffic.hbm_bytes", 1.0, 10.0, "llama"), *moved("traffic.smem_bytes", 1.0, 10.0)]
-    assert finding(products, LABELS, monkeypatch, path=True) == (
+    assert finding(products, path=True) == (
         "Total error of D (worst GEMM): 0.05 [0.049, 0.051] with the proposal and with today's software in fprop; 0.04 "
         "[0.039, 0.041] with the proposal and 0.06 [0.059, 0.061] with today's software in wgrad."
     )
-    assert compared("cast.relative_error", arrived, ARRIVES, ARRIVES) == (
+    assert compared("cast.relative_error", arrived, ARRIVES) == (
         "0.02 along the proposed path and after one cast straight from BF16 and 0.03 with today's software"
     )
     assert list(moves(traffic)) == [
@@ -109,10 +106,7 @@ def test_the_finding_of_a_path_begins_with_d_too(monkeypatch):
     small += moved("traffic.network_bytes", 1.0, 0.0)
     small.insert(1, figure("traffic.network_bytes", 1.0, workload="llama", tensors=""))
     assert list(moves(small)) == ["A layer's step of deepseek-v3 moves 1% fewer bytes from L2 to the SMs."]
-    assert finding(errors(0.05), {"proposal": ""}, monkeypatch, path=True) == (
-        "Total error of D (worst GEMM): 0.05 [0.049, 0.051] with the proposal in fprop; today's software is the same."
-    )
-    assert finding([], LABELS, monkeypatch, path=True) == ""
+    assert finding([], path=True) == ""
 
 
 def test_the_worst_is_the_largest_error_the_least_db_the_largest_bias():

@@ -9,8 +9,9 @@ from isa_model import InputError, load, matmul, named, promoted
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import parse_yaml
 from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, ScaleOperand, Scaling
+from isa_model.instruction import Instruction
 from isa_model.library import raw, validated
+from isa_model.operand_fields import ScaleOperand, Scaling
 from isa_model.stimulus import KINDS, draw
 
 RNE = {"format": "fp32", "rounding": "nearest-even"}

@@ -15,12 +15,13 @@ from codesign.figures.intervals import (
     changed,
     degrees,
     difference,
+    far,
     figures,
     finite,
     hangs,
     reach,
 )
-from codesign.figures.quantiles import clopper_pearson, student_t
+from codesign.figures.quantiles import beta_quantile, clopper_pearson, student_t
 
 
 def test_a_norm_that_one_cluster_holds_is_hardly_known():
@@ -346,11 +347,20 @@ def test_the_largest_of_shares_is_no_smaller_than_any():
     beside = Estimate(2.9, 0.5 * EVEN, "plain"), Estimate(2.95, 0.01 * EVEN, "plain")
     both = replace(high, beside=beside)
     assert both.interval(0.95) == pytest.approx((2.95 - 0.01 * REACH, 2.9 + 0.5 * REACH))
-    more = replace(high, plus=Estimate(10.0, 0.2 * EVEN, "plain"))
-    assert more.total == 13
-    assert more.interval(0.95) == pytest.approx((13 - 0.3 * REACH, 13 + 0.3 * REACH))
-    few = replace(high, plus=Estimate(10.0, EVEN[:7], "plain"))
-    assert few.interval(0.95) == high.interval(0.95)
+    part = Estimate(0.3, 0.01 * EVEN, "plain")
+    more = replace(part, plus=Estimate(0.1, 0.02 * EVEN, "plain"))
+    assert more.total == pytest.approx(0.4)
+    assert more.interval(0.95) == pytest.approx((0.4 - 0.03 * REACH, 0.4 + 0.03 * REACH))
+    few = replace(part, plus=Estimate(0.1, EVEN[:7], "plain"))
+    assert few.interval(0.95) == part.interval(0.95)
+
+
+def test_shares_added_are_at_most_everything():
+    """Where elements and outputs overflow, the value and both ends of their sum end at 1."""
+    most = replace(Estimate(0.7, 0.1 * EVEN, "plain"), plus=Estimate(0.25, 0.02 * EVEN, "plain"))
+    assert most.interval(0.95) == (pytest.approx(0.95 - 0.12 * REACH), 1)
+    over = replace(Estimate(0.7, 0.001 * EVEN, "plain"), plus=Estimate(0.6, 0.001 * EVEN, "plain"))
+    assert (over.total, over.interval(0.95)) == (1, (1, 1))
 
 
 # -- shares ----------------------------------------------------------------------------------------------------------
@@ -381,6 +391,44 @@ def test_a_share_of_all_of_none_or_without_spread_has_its_units():
     less = Estimate(0.5, 3 * EVEN / sqrt(15), "share", 1.5).interval(0.95)
     effective = 0.25 / 9 * (student_t(0.975, 1) / student_t(0.975, 15)) ** 2
     assert less[1] == pytest.approx(clopper_pearson(effective / 2, effective, 0.95)[1])
+
+
+SIDED = np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -15])
+"""Clusters of which one lies far to one side."""
+
+
+def test_a_share_of_few_clusters_reaches_as_far_as_if_the_furthest_counted_once_more():
+    """The beta distribution with that mean and variance has the end on the longer side, if that is further than without; the
+    other end, and those of clusters that are not skewed, are Clopper and Pearson's."""
+    value, unit = 0.2, 0.002
+    plain = Estimate(value, 15 * unit * EVEN / sqrt(15), "share", 1e6)
+    long = Estimate(value, -unit * SIDED, "share", 1e6)
+    variance = unit**2 * 15 * 16 * (1 - 1 / 16)
+    units = (value + 15 * unit) * (1 - value - 15 * unit) / (variance + (15 * unit) ** 2)
+    end = beta_quantile(0.975, (value + 15 * unit) * units, (1 - value - 15 * unit) * units)
+    low, high = long.interval(0.95)
+    assert high == pytest.approx(end)
+    assert mirrored(long).interval(0.95) == (pytest.approx(1 - high), pytest.approx(1 - low))
+    assert far(plain.influence) == (0, 0)
+    assert far(long.influence) == (0, pytest.approx(15 * unit))
+    assert far(-long.influence) == (pytest.approx(15 * unit), 0)
+    assert far(np.zeros(16)) == (0, 0)
+    assert far(np.array([1.0, -1])) == (0, 0)
+
+
+def mirrored(share):
+    """The share of misses."""
+    return replace(share, value=1 - share.value, influence=-share.influence)
+
+
+def test_a_skewness_is_one_from_a_half_on():
+    """G1 of Joanes and Gill, worked by hand: with less than 0.5 nothing counts twice."""
+    clusters = np.array([-1.0, -1, -1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    for furthest in (1.0, 1.2, 1.5, 2.0):
+        x = np.where(np.arange(16) == 15, furthest, clusters)
+        spread = x - x.mean()
+        g1 = (spread**3).mean() / (spread**2).mean() ** 1.5 * sqrt(16 * 15) / 14
+        assert far(x) == (0, pytest.approx(spread.max()) if g1 > 0.5 else 0)
 
 
 def test_a_lower_end_that_is_nothing_is_zero():

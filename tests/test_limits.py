@@ -145,7 +145,7 @@ def test_every_whole_number_has_a_range_and_says_it(spec, path):
         (("stages", "near", "zero_exponent"), 10**30, "must be from -10000 to 10000, got a number of about 30 digits"),
         (("b", "bias"), 10**12, "must be from -1023 to 1075"),
         (("scale", "a", "group"), [10**9, 128], "must be from 1 to 1048576"),
-        (("stages", "near", "terms"), True, "expected a whole number, got true"),
+        (("stages", "near", "terms"), True, "`true` is not a number"),
         (("stages", "near", "interleave", "parts"), 1, "must be from 2 to 65536"),
         (("stages", "chain", "accumulator", "drop_beyond"), -1, "must be from 0 to 10000"),
         (("stages", "near", "fraction_bits"), 129, "must be from 0 to 128"),

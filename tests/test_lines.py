@@ -103,7 +103,7 @@ def test_arrays_that_do_not_fit_are_refused_before_memory_is_read(change):
 
 def test_batches_of_odd_shapes_are_empty_or_refused():
     """No products or no rows are an empty D; no K, other shapes and floats are errors."""
-    from isa_model.engines.portable import batch
+    from isa_model.engines.batch import batch
 
     spec, rng = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"), np.random.default_rng(0)
     a, b = (strategies.codes(spec.a, rng, shape, "bits") for shape in ((3, 5, 64), (3, 64, 7)))

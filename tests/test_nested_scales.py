@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from isa_model import InputError, Instruction, gemm, matmul
+from isa_model import Instruction, gemm, matmul
 from isa_model.array_codec import decode_array
 from isa_model.cast import Cast, quantise
 from isa_model.formats import Format, named
+from isa_model.vectors import vector_files
+from isa_model.vectors.coverage import measure
 from isa_model.vectors.make import make
 
 STEP = {"name": "step", "kind": "table", "values": [1, 2]}
@@ -103,16 +105,29 @@ def test_levels_that_do_not_nest_are_refused(side, message):
 
 
 def test_scales_of_every_level_are_asked_for():
-    """One array is not several levels; each level has its own shape; vectors and casts without groups are refused."""
+    """One array is not several levels; each level has its own shape; casts without groups are refused."""
     spec = instruction(NVFP4, {"sum": {"terms": 16}, "add": {"terms": 4, "accumulator": True, "result": FP32}})
     a, b, blocks = np.zeros((1, 64), "u1"), np.zeros((64, 1), "u1"), np.zeros((1, 4), "u1")
     with pytest.raises(ValueError, match="has 2 levels of scales"):
         matmul(spec, a, b, None, blocks)
     with pytest.raises(ValueError, match=r"scale_a\[1\] is \(1, 2\); one group of a \(1, 64\) make it \(1, 1\)"):
         matmul(spec, a, b, None, [blocks, np.ones((1, 2), np.float32)])
-    with pytest.raises(InputError, match="no test vectors"):
-        make(spec, 100)
     with pytest.raises(ValueError, match="above those of groups"):
         Cast(group=None, coarser=[TENSOR])
     with pytest.raises(ValueError, match="level after level"):
         quantise(Cast(coarser=[TENSOR]), np.ones((1, 128)), np.ones((1, 1)))
+
+
+def test_vectors_have_the_scales_of_every_level(tmp_path):
+    """A field holds the codes of all levels, the finest first; files of either form give the vectors back."""
+    spec = instruction(NVFP4, {"sum": {"terms": 16}, "add": {"terms": 4, "accumulator": True, "result": FP32}})
+    made = make(spec, 20)
+    assert (made.fields["scale_a"].codes, made.fields["scale_a"].bits) == (5, 32)
+    v = made.vectors[3]
+    row, column = (np.array(x, np.uint8) for x in (v.a, v.b))
+    blocks, tensor = np.array([v.scale_a[:4]], np.uint8), np.array([v.scale_a[4:]], np.uint32).view(np.float32)
+    d = matmul(spec, row[None], column[:, None], np.array([[v.c]], np.uint32), [blocks, tensor])
+    assert d.view(np.uint32)[0, 0] == v.d
+    vector_files.write(made, measure(made), tmp_path / "v")
+    for _, read in vector_files.read(tmp_path / "v"):
+        assert read.vectors[3]._replace(case="") == v._replace(case="")

@@ -9,7 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from codesign.__main__ import run
-from codesign.commands.cli import app
+from codesign.commands.app import app
+from codesign.commands.cli import register
 from codesign.probe.box import Lines, Recorded, Session, Signature, answers
 from codesign.probe.boxes import (
     ExecutableBox,
@@ -29,13 +30,15 @@ from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import InputError
-from isa_model.instruction import Instruction, Scaling
+from isa_model.instruction import Instruction
 from isa_model.library import load
 from isa_model.matmul import matmul
+from isa_model.operand_fields import Scaling
 from isa_model.stage import Register, Stage
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
 INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
+register("probe")
 
 
 def hidden(name):

@@ -6,6 +6,7 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 pytest.importorskip("bitwuzla")
 
+from cost_specs import SPECS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import ARITHMETIC, PLANTED, SMALL, plant
@@ -58,7 +59,9 @@ def all_hold(script, claims):
     assert solve(script.text([], claims), 30).status == "proved"
 
 
-@pytest.mark.parametrize("name", ["e4m3", "e5m2", "e2m1", "ue8m0", "ue4m3", "e4m3fnuz", "e3m2", "nf4", "e1m2f"])
+@pytest.mark.parametrize(
+    "name", ["e4m3", "e5m2", "e2m1", "ue8m0", "ue4m3", "e4m3fnuz", "e3m2", "nf4", "e1m2f", "int8", "uint4"]
+)
 def test_every_code_means_what_golden_says(name):
     """The bit vectors of a format's decoder equal golden's term of every code."""
     fmt, script = named(name), Script()
@@ -116,6 +119,20 @@ def test_a_small_unit_is_proved():
         "round",
         "code",
     }
+
+
+PARTS = [
+    "integers, uint4 by int4, saturate",
+    "integers with ignored bits",
+    "products beyond a power of two",
+    "a wider accumulator",
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_the_language_have_theorems(part):
+    """Integer registers that wrap or clamp, products that become infinite, and a running value that is dropped are proved."""
+    assert prove(SPECS[part], 120).words == "proved"
 
 
 QUICK = {

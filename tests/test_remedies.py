@@ -12,7 +12,7 @@ from codesign.proposal.load import parse_proposal
 from isa_model import FORMATS, InputError
 from isa_model.aliases import NAMES, REMARKS
 from isa_model.diagnostics import parse_yaml
-from isa_model.formats import named
+from isa_model.formats import Format, named
 from isa_model.library import validated
 
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -311,3 +311,38 @@ def _walk(node):
         yield node
     for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from _walk(inner)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("quantisation", {"floor": True}),
+        ("quantisation", {"weight_columns": True}),
+        ("software", {"promote_every": True}),
+        ("software", {"quantisation": {"weight_columns": True}}),
+        ("path", {"operands": ["activation"], "steps": [{"at": "kernel", "to": "e4m3", "group": [True, 128]}]}),
+        ("path", {"operands": ["activation"], "steps": [{"at": "kernel", "to": "e4m3", "logfmt": True}]}),
+        ("claims", [{"metric": "numerics.bias", "at_most": True}]),
+        ("sweep", {"field": "change.stages.fuse.fraction_bits", "values": [13, True]}),
+        ("change", {"shape": {"k": True}}),
+        ("change", {"stages": {"fuse": {"zero_exponent": False}}}),
+        ("change", {"nan": True}),
+        ("change", {"a": {"name": "mine", "exponent_bits": True, "mantissa_bits": 3}}),
+        ("change", {"a": {"name": "mine", "kind": "table", "values": [False, True]}}),
+    ],
+)
+def test_a_boolean_is_no_number(field, value):
+    """Python counts true as 1; wherever a proposal or a spec wants a number, one line names the boolean and its place."""
+    told = [p for p in faults(proposal(**{field: value})) if "is not a number" in p.message]
+    assert {p.message for p in told} <= {"`true` is not a number", "`false` is not a number"}
+    assert told
+    assert all(p.line and re.search("true|false", p.source) for p in told)
+
+
+def test_fields_of_both_kinds_take_booleans():
+    """Where a boolean is meant, or either, it stays."""
+    assert not faults(proposal(quantisation={"powers_of_two": True}))
+    assert (
+        Format(name="e4m3x", exponent_bits=4, mantissa_bits=3, bias=7, signed=False, overflow="saturate").signed
+        is False
+    )

@@ -13,10 +13,10 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-import codesign.commands.cli  # noqa: F401 (registers every command)
 from codesign.__main__ import run
 from codesign.commands import doctor
 from codesign.commands.app import app
+from codesign.commands.cli import register
 from codesign.commands.tabular import emit
 from codesign.commands.terminal import console
 from isa_model.engines import cpu
@@ -31,6 +31,7 @@ needs_pyarrow = pytest.mark.skipif(not find_spec("pyarrow"), reason="needs the e
 
 def test_every_command_with_a_table_has_the_same_options():
     """Commands that print a table take --json, --csv and --parquet; the others take none of them."""
+    register()
     found = {c.name or c.callback.__name__: inspect.signature(c.callback).parameters for c in app.registered_commands}
     tabular = {name for name, parameters in found.items() if set(FORMS) <= set(parameters)}
     assert {name for name, parameters in found.items() if set(FORMS) & set(parameters)} == tabular

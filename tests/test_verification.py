@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cost_specs import SPECS
+from golden_in_c import compiled
 
 from codesign.__main__ import run as main
 from codesign.evidence.cost.rtl.ports import ports
@@ -20,7 +21,6 @@ from codesign.proposal.target import instruction_of
 from codesign.verification.package import VECTORS, contents, write
 from codesign.verification.variations import variations
 from isa_model import InputError, load
-from isa_model.c_golden.source import compiled
 from isa_model.engines.c_library import NoCompiler, compiler
 from isa_model.instruction import Instruction
 from isa_model.vectors.coverage import measure

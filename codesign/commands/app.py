@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +20,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-INTERRUPTED = 130
-"""Exit code of typer after Ctrl-C."""
 
 
 def complete_proposals(incomplete: str) -> list[str]:
@@ -59,23 +55,6 @@ ProposalName = Annotated[
         autocompletion=complete_proposals,
     ),
 ]
-
-
-def run_app(arguments: list[str]) -> int:
-    """Run a command and return its exit code. Raises KeyboardInterrupt on Ctrl-C."""
-    try:
-        result = app(arguments, standalone_mode=False, prog_name="codesign")
-    except Exception as error:
-        # A usage error of the command-line library, whose class depends on the version of typer.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show(file=sys.stderr)
-            return 2
-        if type(error).__name__ == "Abort":
-            raise KeyboardInterrupt from None
-        raise
-    if result == INTERRUPTED:
-        raise KeyboardInterrupt
-    return result if isinstance(result, int) else 0
 
 
 def _version(wanted: bool) -> None:

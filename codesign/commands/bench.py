@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
+from codesign.commands.app import app
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, emit
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 
 
+@app.command()
+@tabular
 def bench(
     kernel: Annotated[
         list[str] | None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codesign.commands.app import Target
-from codesign.commands.tabular import Form, emit
+from codesign.commands.app import Target, app
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console, wrapped
 from codesign.figures.rows import Row
 
@@ -29,6 +29,8 @@ QUANTITIES = {
 """Quantities by their name in data."""
 
 
+@app.command()
+@tabular
 def bound(
     target: Target,
     k: Annotated[int, typer.Option("--k", min=1, max=1 << 20, help="Number of products summed, C = 0.")] = 4096,
@@ -112,9 +114,11 @@ def remarks(limits: Bound, found: Witness | None, instruction: Instruction) -> l
     if not limits.worst:
         said = ["Sums are exact as long as nothing overflows."]
     elif found is None:
-        said = ["No input was searched for: an operand is an integer, or none fits."]
+        said = ["No input was found: none fits the formats."]
     else:
         said = [f"An input found has the relative error {found.relative:.4g}, {found.attained(limits):.0%} of R."]
+    if found and instruction.is_stochastic:
+        said[0] += " All its random bits are set."
     if limits.worst and limits.inward:
         said[0] += " Every rounding is towards zero: a sum of products of one sign is never larger than exact."
     if instruction.scale is not None:

@@ -1,362 +1,59 @@
-"""The commands in the order of `codesign --help`: the short ones here, the long ones each in a file of its own.
-
-Data go to stdout, progress to stderr.
-"""
+"""The commands in the order of `codesign --help`, and the module of each: only that of the command asked for is imported."""
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from importlib import import_module
 
-import typer
+from codesign.commands.app import app
 
-from codesign.commands.app import ProposalName, Target, app, complete_proposals, seeds_of
-from codesign.commands.app import run_app as run_app
-from codesign.commands.bench import bench
-from codesign.commands.bound import bound
-from codesign.commands.conform import conform
-from codesign.commands.diff import diff
-from codesign.commands.disclose import disclose
-from codesign.commands.doctor import doctor
-from codesign.commands.explore import explore
-from codesign.commands.model import model
-from codesign.commands.probe import probe
-from codesign.commands.progress import Progress
-from codesign.commands.rtl import rtl
-from codesign.commands.step import step
-from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console, wrapped
-from codesign.commands.train import train
-from codesign.commands.vectors import vectors
-from isa_model.diagnostics import InputError, Problem
-
-if TYPE_CHECKING:
-    from codesign.verdicts.evaluate import Result
-
-
-@app.command()
-@tabular
-def evaluate(
-    proposal: ProposalName,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the report; default: codesign-reports/<proposal>.")
-    ] = None,
-    rows: Annotated[int, typer.Option(min=2, max=4096, help="Rows of each GEMM's A that are computed, per seed.")] = 16,
-    columns: Annotated[
-        int, typer.Option(min=1, max=128, help="Columns of each GEMM's B that are computed, per seed.")
-    ] = 16,
-    seeds: Annotated[
-        str,
-        typer.Option(
-            help="Seeds, as 0-15 or 3,5,8. Intervals need at least 8 seeds and 256 outputs (rows x columns x seeds)."
-        ),
-    ] = "0-15",
-    train: Annotated[
-        bool,
-        typer.Option(
-            "--train", help="Also train a small model on the proposal; takes a minute or two, and needs torch."
-        ),
-    ] = False,
-    run_model: Annotated[
-        bool,
-        typer.Option(
-            "--model",
-            help="Also run a small language model on the proposal; takes minutes, and needs the extra `model`.",
-        ),
-    ] = False,
-    form: Form = "table",
-) -> int:
-    """Evaluate a proposal and write its report.
-
-    Gathers evidence on the proposal and judges its claims. Exit code 1 if a claim is refuted. --json prints result.json, --csv
-    and --parquet a row per figure.
-    """
-    from codesign.evidence.sampling import Sampling
-    from codesign.proposal.load import load_proposal
-    from codesign.proposal.shipped import proposal_file
-
-    sampling = Sampling(rows=rows, columns=columns, seeds=seeds_of(seeds))
-    loaded = load_proposal(proposal_file(proposal))
-
-    from codesign.report.lookup import FOLDER
-    from codesign.report.write import check, write
-    from codesign.verdicts.evaluate import evaluate as gather_and_judge
-    from isa_model.output_files import untracked
-
-    folder = out or FOLDER / loaded.proposal
-    check(folder)
-    with Progress(f"evaluating {loaded.proposal}") as progress:
-        result = gather_and_judge(loaded, sampling, progress.phase, train, run_model)
-        progress.phase("writing the report")
-        page = write(result, folder)
-        progress.phase("writing the report", 1, 1)
-    if out is None:
-        untracked(FOLDER)
-    _print_result(result, form)
-    print(f"report: {page}", file=sys.stderr)
-    return int(any(v.judgement == "refuted" for v in result.verdicts))
+MODULES = [
+    "evaluate",
+    "diff",
+    "explore",
+    "specs",
+    "rtl",
+    "conform",
+    "probe",
+    "bench",
+    "step",
+    "vectors",
+    "disclose",
+    "bound",
+    "train",
+    "doctor",
+    "model",
+]
+"""Modules of codesign.commands, each with the command of its name."""
+SHARED = {
+    **dict.fromkeys(("report", "compare"), "evaluate"),
+    **dict.fromkeys(("validate", "schema", "list", "show", "init"), "specs"),
+}
+"""Module of each command that shares one."""
+INTERRUPTED = 130
+"""Exit code of typer after Ctrl-C."""
 
 
-def _print_result(result: Result, form: Form, tables: bool = False) -> None:
-    """Print a result: its verdicts, with `tables` also its tables, or its figures as data."""
-    if form == "table":
-        from codesign.commands.result_text import show as show_result
-
-        show_result(result, console(), tables)
-    else:
-        from codesign.report.rows import figure_rows
-
-        emit(form, figure_rows(result), result.model_dump_json(indent=1))
+def register(command: str = "") -> None:
+    """Add a command to the application by importing its module; all commands without a known name."""
+    module = SHARED.get(command, command)
+    for each in [module] if module in MODULES else MODULES:
+        import_module(f"codesign.commands.{each}")
 
 
-@app.command()
-@tabular
-def report(
-    target: Annotated[
-        str | None,
-        typer.Argument(metavar="RESULT|PROPOSAL", help="Folder of a report, its result.json, or its proposal."),
-    ] = None,
-    replay: Annotated[
-        str | None, typer.Option(metavar="RESULT", help="Rebuild every file of this report from its result.json.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="With --replay, folder for the files; default: the folder of the result.")
-    ] = None,
-    form: Form = "table",
-) -> int:
-    """Print a report, or rebuild its files with --replay.
-
-    Nothing is evaluated again. Rebuilt files are equal byte for byte. --json prints result.json, --csv and --parquet a row per
-    figure.
-    """
-    from codesign.report.lookup import result_of
-
-    if (target is None) == (replay is None) or not (target or replay):
-        raise InputError.of(
-            "no report is named", "codesign report RESULT to read one, or --replay RESULT to rebuild one"
-        )
-    if out is not None and replay is None:
-        raise InputError.of("--out is for --replay, which writes files", f"--replay {target} --out {out}")
-    if replay and form != "table":
-        raise InputError.of(
-            f"--replay writes files and prints nothing; --{form} is for reading", f"report {replay} --{form}"
-        )
-    source, result = result_of(replay or target or "")
-    page = source.parent / "report.html"
-    if replay:
-        from codesign.report.write import replayed
-
-        page = replayed(source, out or source.parent)
-    else:
-        from codesign.verdicts.read_result import drawing
-
-        with drawing(source):
-            _print_result(result, form, tables=True)
-    print(f"report: {page if page.exists() else source}", file=sys.stderr)
-    return 0
-
-
-@app.command()
-@tabular
-def compare(
-    results: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PROPOSAL|RESULT",
-            help="Proposals that have a report, or folders of reports.",
-            autocompletion=complete_proposals,
-        ),
-    ],
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A metric that the Pareto front is on, besides the total error; repeat for more.", metavar="METRIC"
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the page; default: codesign-reports/compare.")] = None,
-    form: Form = "table",
-) -> int:
-    """Compare the results of proposals.
-
-    Shows accuracy, cost, traffic and speed side by side, and marks the proposals on the Pareto front of the objectives.
-    """
-    from codesign.report.comparison import show, write
-    from codesign.report.lookup import FOLDER, result_of
-    from codesign.report.rows import comparison_rows
-    from codesign.verdicts.compare import compare as put_together
-    from codesign.verdicts.read_result import drawing
-    from isa_model.output_files import untracked
-
-    files, found = zip(*map(result_of, results), strict=True)
-    with drawing(*files):
-        comparison = put_together(found, objective or ())
-        page = write(comparison, out or FOLDER / "compare")
-    if out is None:
-        untracked(FOLDER)
-    if form == "table":
-        show(comparison, console())
-    else:
-        emit(form, comparison_rows(comparison), comparison.model_dump_json(indent=1))
-    print(f"page: {page}", file=sys.stderr)
-    return 0
-
-
-app.command()(tabular(diff))
-
-app.command()(tabular(explore))
-
-
-@app.command()
-@tabular
-def validate(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE",
-            help="Proposals, recipes or instruction specs (YAML), or names of shipped proposals.",
-            autocompletion=complete_proposals,
-        ),
-    ],
-    form: Form = "table",
-) -> int:
-    """Check proposal, recipe or instruction files.
-
-    Every fault is shown with its line and a remedy; as data it is a row. Exit code 2 if there is one.
-    """
-    from codesign.proposal.shipped import proposal_file
-    from codesign.proposal.target import parse
-    from isa_model.diagnostics import read_yaml
-
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            parse(read_yaml(proposal_file(file)))
-            if form == "table":
-                print(f"{file}: valid")
-        except InputError as error:
-            problems += error.problems
-    if form != "table":
-        fields = ("file", "line", "column", "message", "hint")
-        emit(form, [{name: getattr(problem, name) for name in fields} for problem in problems])
-        return 2 if problems else 0
-    if problems:
-        raise InputError(problems)
-    return 0
-
-
-@app.command()
-def schema(
-    kind: Annotated[
-        Literal["proposal", "instruction", "recipe", "result", "space"], typer.Argument(help="Kind of file.")
-    ] = "proposal",
-) -> int:
-    """Print the JSON Schema of a kind of file."""
-    from codesign.commands.schemas import json_schema
-
-    print(json.dumps(json_schema(kind), indent=1))
-    return 0
-
-
-@app.command("list")
-@tabular
-def list_names(
-    what: Annotated[
-        Literal[
-            "all",
-            "proposals",
-            "families",
-            "instructions",
-            "formats",
-            "workloads",
-            "tensors",
-            "metrics",
-            "recipes",
-            "experiments",
-        ],
-        typer.Argument(help="Kind of names."),
-    ] = "all",
-    form: Form = "table",
-) -> int:
-    """List the names that a proposal can use.
-
-    Without an argument, instructions are summarised as families.
-    """
-    from codesign.commands.listing import listings
-
-    found = listings()
-    if form != "table":
-        kinds = found if what == "all" else [what]
-        emit(form, [{"kind": kind, "name": name, "about": about} for kind in kinds for name, about in found[kind]])
-        return 0
-    for title, lines in found.items():
-        if what == title or (what == "all" and title != "instructions"):
-            if what == "all":
-                print(f"{title}:")
-            for name, about in lines:
-                print(f"{'  ' if what == 'all' else ''}{name}" + (f"  {about}" if about else ""))
-    return 0
-
-
-@app.command()
-def show(target: Target) -> int:
-    """Print the ISA-manual page of an instruction or proposal."""
-    from codesign.proposal.manual import page, proposal_page
-    from codesign.proposal.proposal import Proposal
-    from codesign.proposal.target import meant
-
-    found = meant(target)
-    sections = proposal_page(found) if isinstance(found, Proposal) else page(found)
-    name = found.proposal if isinstance(found, Proposal) else found.name
-    print(name)
-    for section in sections:
-        print(f"\n{section.title.upper()}")
-        for number, line in enumerate(section.lines, 1):
-            print(wrapped(line, f"{number:>4}. " if section.steps else "    "))
-    return 0
-
-
-app.command()(rtl)
-
-app.command()(tabular(conform))
-
-app.command()(tabular(probe))
-
-app.command()(tabular(bench))
-
-app.command()(tabular(step))
-
-app.command()(tabular(vectors))
-
-
-app.command()(disclose)
-
-app.command()(tabular(bound))
-
-app.command()(tabular(train))
-
-app.command()(tabular(doctor))
-
-app.command()(tabular(model))
-
-
-@app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="File for the proposal.")] = Path("proposal.yaml"),
-    base: Annotated[
-        str, typer.Option(help="Catalogue name of the instruction to change.")
-    ] = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3",
-) -> int:
-    """Write a commented proposal and its JSON Schema."""
-    from codesign.commands.schemas import SCHEMA, json_schema, starter
-    from isa_model.output_files import write_file
-
-    text = starter(path, base)
-    schema_path = path.parent / "proposal.schema.json"
-    if path.exists():
-        raise InputError.of(f"{path} exists", "another name, or move it away")
-    write_file(schema_path, json.dumps(json_schema("proposal"), indent=1) + "\n", *SCHEMA)
-    write_file(path, text)
-    print(f"wrote {path} and {schema_path}; next: codesign validate {path}")
-    return 0
+def run_app(arguments: list[str]) -> int:
+    """Run a command and return its exit code. Raises KeyboardInterrupt on Ctrl-C."""
+    register(*arguments[:1])
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="codesign")
+    except Exception as error:
+        # A usage error of the command-line library, whose class depends on the version of typer.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show(file=sys.stderr)
+            return 2
+        if type(error).__name__ == "Abort":
+            raise KeyboardInterrupt from None
+        raise
+    if result == INTERRUPTED:
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codesign.commands.app import app
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, emit
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 from isa_model.diagnostics import InputError, Unavailable
 
@@ -23,6 +24,8 @@ SLOW_OUTPUTS = 4096
 """Outputs compared of an instruction that only the golden model computes (FP64)."""
 
 
+@app.command()
+@tabular
 def conform(
     architecture: Annotated[
         str | None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codesign.commands.app import complete_proposals
-from codesign.commands.tabular import Form, emit
+from codesign.commands.app import app, complete_proposals
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console, one_line
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _Result = Annotated[
 ]
 
 
+@app.command()
+@tabular
 def diff(old: _Result, new: _Result, form: Form = "table") -> int:
     """Show what changed from one result to another: spec, verdicts and figures.
 

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from codesign.commands.app import Target, folder_of
+from codesign.commands.app import Target, app, folder_of
 from codesign.commands.progress import Progress
 
 
+@app.command()
 def disclose(
     target: Target,
     out: Annotated[Path | None, typer.Option(help="Folder for the files; default: codesign-disclosure/<name>.")] = None,

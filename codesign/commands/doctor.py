@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from codesign.commands.tabular import Form, emit
+from codesign.commands.app import app
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 
 State = Literal["ok", "missing", "none", "fault"]
@@ -40,6 +41,8 @@ class Finding(NamedTuple):
     about: str
 
 
+@app.command()
+@tabular
 def doctor(form: Form = "table") -> int:
     """Show what is installed, which engine would run and why, and which records are used.
 

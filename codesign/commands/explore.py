@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codesign.commands.app import app
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, emit
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 from isa_model.diagnostics import InputError
 
@@ -22,6 +23,8 @@ FOLDER = Path("codesign-explore")
 """Default folder of results, which all spaces share."""
 
 
+@app.command()
+@tabular
 def explore(
     target: Annotated[
         str, typer.Argument(metavar="SPACE|work|export", help="A space file (YAML); `work DIR`; or `export DIR POINT`.")

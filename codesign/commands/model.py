@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from codesign.commands.app import app
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, emit
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 from codesign.figures.rows import Row
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 HEADINGS = ("numerics", "perplexity", "over BF16's", "divergence, nats", "changed predictions", "worst kind of Linear")
 
 
+@app.command()
+@tabular
 def model(
     on: Annotated[
         str,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codesign.commands.tabular import Form, emit
+from codesign.commands.app import app
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from codesign.probe.certificate import Certificate
 
 
+@app.command()
+@tabular
 def probe(
     box: Annotated[
         str | None,

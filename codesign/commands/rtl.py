@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codesign.commands.app import Target, folder_of
+from codesign.commands.app import Target, app, folder_of
 from codesign.commands.progress import Progress
 from codesign.commands.terminal import console, wrapped
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codesign.evidence.cost.proof.proof_record import ProofRecord
 
 
+@app.command()
 def rtl(
     target: Target,
     out: Annotated[Path | None, typer.Option(help="Folder for the files; default: codesign-rtl/<name>.")] = None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codesign.commands.app import complete_proposals
-from codesign.commands.tabular import Form, emit
+from codesign.commands.app import app, complete_proposals
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console, wrapped
 from codesign.figures.rows import Row
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from codesign.workloads.gemms import Model
 
 
+@app.command()
+@tabular
 def step(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A large model by name, for instance deepseek-v3.")],
     proposals: Annotated[

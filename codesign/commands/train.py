@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from codesign.commands.app import seeds_of
+from codesign.commands.app import app, seeds_of
 from codesign.commands.progress import EVERY
-from codesign.commands.tabular import Form, emit
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from codesign.evidence.training.size import Size
 
 
+@app.command()
+@tabular
 def train(
     experiment: Annotated[
         list[str],

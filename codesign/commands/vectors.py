@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codesign.commands.app import Target, folder_of
+from codesign.commands.app import Target, app, folder_of
 from codesign.commands.progress import Progress
-from codesign.commands.tabular import Form, emit
+from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console
 from codesign.figures.rows import Row
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from isa_model.vectors.coverage import CoverageRow
 
 
+@app.command()
+@tabular
 def vectors(
     target: Target,
     out: Annotated[Path | None, typer.Option(help="Folder for the vectors; default: codesign-vectors/<name>.")] = None,

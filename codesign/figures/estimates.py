@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
+BEYOND = 1.5
+"""What a sample is taken to miss, in its largest squared errors. Of squares whose tail falls with the power a, those beyond the
+largest of a sample are on average a / (a - 1) times as large: once if the tail is light, twice for elements of Student's t
+with 4 degrees of freedom."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 
@@ -52,7 +56,7 @@ def norm(error2: Array, exact2: Array, excess: Array | None = None, most: Array 
     span, influence = (0.0, inf) if few else (float(each.min()), float(each.max())), (whole - kept) / 2
     found = Estimate(exp(whole / 2), influence, span=span)
     if not tile:
-        return found if most is None else replace(found, most=np.log1p(most / error) / 2)
+        return found if most is None else replace(found, most=np.log1p(BEYOND * most / error) / 2)
     return replace(found, tile=True, held=few or hangs(influence), squares=(error2, exact2))
 
 
@@ -137,7 +141,7 @@ def largest(*shares: Estimate) -> Estimate:
 
 
 def added(first: Estimate, second: Estimate) -> Estimate:
-    """Return the sum of two shares as one estimate."""
+    """Return the sum of two shares, at most 1, as one estimate."""
     return replace(first, plus=second)
 
 
@@ -150,9 +154,8 @@ def quantile(
 ) -> Estimate:
     """Estimate a quantile of weighted values that are not negative; both arrays are (clusters, n).
 
-    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. Without it the interval is
-    that of the rank. The spread of ratios, and with `over`, is found on half samples, which are the same for every estimate on
-    the same number of clusters.
+    `over` divides the quantile by the root of a ratio of sums, corrected by `excess` as in `norm`. The interval is that of the
+    rank. The spread of ratios is found on half samples, which are the same for every estimate on the same number of clusters.
     """
     import numpy as np
 
@@ -179,15 +182,43 @@ def quantile(
     moved = np.log(again / value) if scale == "log" else again - value
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()
     held = over is not None and _tile(excess) and hangs(over[0])
+    ranks = _ranks(ordered, mass, values, weights, probability, over, excess)
     # Scaled so that, as for influences, the sum of squares is the variance.
-    ranks = None
-    if over is None:
-        whole, below = weights.sum(axis=1), (weights * (values <= value)).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            influence = below.sum() / whole.sum() - (below.sum() - below) / (whole.sum() - whole)
-        if np.isfinite(influence).all():
-            ranks = Ranks(ordered, np.cumsum(mass) / mass.sum(), probability, influence)
     return Estimate(value, moved / sqrt(len(moved)), scale, halved=clusters, held=held, ranks=ranks)
+
+
+def _ranks(
+    ordered: Array,
+    mass: Array,
+    values: Array,
+    weights: Array,
+    probability: float,
+    over: tuple[Array, Array] | None,
+    excess: Array | None,
+) -> Ranks | None:
+    """Return the ordered values with the influence of each cluster on the share of values up to their quantile.
+
+    With `over`, values are relative to the norm, which leaving out a cluster changes, too. None if a cluster holds all.
+    """
+    import numpy as np
+
+    reached = np.concatenate([[0.0], np.cumsum(mass)])
+
+    def up_to(most: Array | float) -> Any:
+        """Return the weight of the values up to each of `most`."""
+        return reached[ordered.searchsorted(most, side="right")]
+
+    value, norm, norms = ordered[reached[1:].searchsorted(probability * reached[-1])], 1.0, np.ones(len(values))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if over is not None:
+            norm, norms = (np.exp(_logarithm(of, *over, excess) / 2) for of in (np.sum, _left_out))
+        moved = value * norms / norm
+        own, counts = (weights * (values <= moved[:, None])).sum(axis=1), weights.sum(axis=1)
+        influence = up_to(value) / reached[-1] - (up_to(moved) - own) / (counts.sum() - counts)
+        relative = ordered / norm
+    if not (np.isfinite(influence).all() and np.isfinite(relative).all()):
+        return None
+    return Ranks(relative, reached[1:] / reached[-1], probability, influence)
 
 
 def _halves(clusters: int) -> Array:

@@ -15,6 +15,8 @@ from codesign.figures.canvas import LINE, WIDTH, Canvas, text_width, wrapped
 LEFT, RIGHT = 14.0, WIDTH - 14.0
 BEYOND = 12.0
 """Room at each end of an axis for the arrows of values beyond it."""
+HALF = 9.0
+"""Half of the height of what is drawn in a row; the text of the next row begins below it."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def strips(plot: StripPlot) -> str:
         rows.append((strip, y + 11))
         y += 21
     bottom = y + 2
-    _ground(canvas, plot, x, top, bottom)
+    _ground(canvas, plot, x, top, bottom, [middle for _, middle in rows])
     if plot.joined:
         _joined(canvas, rows, x)
     for strip, middle in rows:
@@ -118,8 +120,8 @@ def _axis(plot: StripPlot) -> Axis:
     return spanning(values, LEFT + BEYOND, RIGHT - BEYOND, plot.log)
 
 
-def _ground(canvas: Canvas, plot: StripPlot, x: Axis, top: float, bottom: float) -> None:
-    """Draw the shaded sides, the grid, the lines across all rows, and the axis."""
+def _ground(canvas: Canvas, plot: StripPlot, x: Axis, top: float, bottom: float, rows: Sequence[float]) -> None:
+    """Draw the shaded sides, the grid, the lines across all rows, and the axis; lines leave out the text between rows."""
     low, high = plot.wrong
     if low is not None:
         canvas.box(LEFT, top, x.place(low), bottom, "wrong")
@@ -127,10 +129,12 @@ def _ground(canvas: Canvas, plot: StripPlot, x: Axis, top: float, bottom: float)
         canvas.box(x.place(high), top, RIGHT, bottom, "wrong")
     ticks = x.ticks()
     for value, name in thinned(ticks, x, max((text_width(name) for _, name in ticks), default=0.0) + 8):
-        canvas.line(x.place(value), top, x.place(value), bottom, "grid")
+        for y in rows:
+            canvas.line(x.place(value), y - HALF, x.place(value), y + HALF, "grid")
         canvas.text(x.place(value), bottom + LINE, name, "middle", soft=True)
     for value, style, _ in plot.lines:
-        canvas.line(x.place(value), top, x.place(value), bottom, style)
+        for y in rows:
+            canvas.line(x.place(value), y - HALF, x.place(value), y + HALF, style)
     canvas.line(LEFT, bottom, RIGHT, bottom, "axis")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
@@ -24,7 +24,6 @@ def worst(figures: Iterable[Figure]) -> Figure | None:
 def compared(
     metric: str,
     figures: Sequence[Figure],
-    shown: Collection[str],
     words: Mapping[str, str] = BOTH,
     text: Callable[[Figure], str] = lambda figure: f"{figure.value:.2g}",
 ) -> str:
@@ -32,7 +31,7 @@ def compared(
     groups: dict[str, list[str]] = {}
     for variant, about in words.items():
         found = worst(f for f in figures if (f.metric, f.variant, f.at) == (metric, variant, None))
-        if variant in shown and found:
+        if found:
             groups.setdefault("not finite" if found.value is None else text(found), []).append(about)
     return listed([f"{value} {listed(about)}" for value, about in groups.items()])
 

@@ -12,7 +12,8 @@ from isa_model.diagnostics import InputError
 from isa_model.engines.lines import dots
 from isa_model.float64 import Codes
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 
 
 class Lines(NamedTuple):

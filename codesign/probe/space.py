@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 from codesign.probe.box import Signature
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format, named
-from isa_model.instruction import Instruction, Scaling
+from isa_model.instruction import Instruction
 from isa_model.limits import Range
+from isa_model.operand_fields import Scaling
 from isa_model.rounding import Rounding
 from isa_model.stage import Accumulator, Register, Stage
 

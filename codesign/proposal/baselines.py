@@ -11,7 +11,8 @@ from pydantic import PositiveInt
 from codesign.proposal.quantisation import Quantisation
 from isa_model.diagnostics import read_yaml
 from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, ScaleOperand, Scaling
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand, Scaling
 from isa_model.promotion import promoted
 from isa_model.stage import FormatRef, Spec
 

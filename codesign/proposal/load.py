@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from isa_model.diagnostics import Document, InputError, Loc, Problem, closest, r
 from isa_model.explain import explain
 from isa_model.instruction import Instruction
 from isa_model.library import changed, is_known, raw
+from isa_model.operand_fields import Scaling
 
 
 def load_proposal(path: str | Path) -> Proposal:
@@ -128,6 +129,13 @@ def _workload_problems(document: Document, proposal: Proposal) -> list[Problem]:
     return problems
 
 
+def _within_lines(scale: Scaling | None) -> Iterator[bool]:
+    """Yield, for each operand with several levels of scales, whether all of its groups are within one row or column."""
+    for side, across in ((scale.a, 0), (scale.b, 1)) if scale else ():
+        if side and side.coarser:
+            yield all(level.group is not None and level.group[across] == 1 for level in side.levels)
+
+
 def _blamed(error: InputError, layer: Layer) -> str:
     """Return the field of a layer that an error is about: the tensor it names, else the file."""
     text = error.problems[0].message
@@ -178,11 +186,14 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
     problems = [*own, *problems]
     if fault := _software_problem(document, proposal):
         problems.append(fault)
-    if any(side.coarser for side in proposal.proposed().scales) if not problems else False:
-        message = "evidence has no cast to several levels of scales yet, so that no claim could be judged"
-        problems.append(
-            document.problem(("change",), message, "`coarser: []`, or a study with isa_model.quantise and matmul")
-        )
+    if not problems and proposal.proposed().codebook:
+        message = "evidence has no cast that fits tables, so that no claim could be judged"
+        hint = "a table of fixed numbers, such as `b: {kind: table, ...}`, or a study with isa_model.matmul"
+        problems.append(document.problem(("change",), message, hint))
+    if not problems and not all(_within_lines(proposal.proposed().scale)):
+        message = "evidence casts to several levels of scales within one row of A and one column of B alone"
+        hint = "groups of one row and column; for a whole operand, `quantisation: {tensor_scale: true}`"
+        problems.append(document.problem(("change",), message, hint))
     if problems:
         return problems
     if "training" in document.data and (problem := _training_problem(document, proposal)):
@@ -226,7 +237,10 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
 
 
 def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
-    """Return a fault if the training recipe is missing or does not fit the instruction."""
+    """Return a fault if the training recipe is missing or does not fit the instruction, or if casts are random."""
+    if proposal.quantisation.random:
+        message = "training rounds operands the same for every seed; only `numerics` casts at random"
+        return document.problem(("training",), message, "no `training`, or no `quantisation: {random: ...}`")
     try:
         proposal.training_recipe()
     except InputError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from codesign.proposal.proposal import Proposal
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand, Sparsity
 from isa_model.path import PLACES, Step
-from isa_model.stage import Interleave, Register, Spec, Stage
+from isa_model.stage import Interleave, Register, Remainder, Spec, Stage
 
 _ROUNDING = {
     "nearest-even": "to nearest, ties to even",
@@ -85,6 +86,16 @@ def _sparse(sparsity: Sparsity) -> str:
 def _operands(spec: Instruction) -> tuple[str, ...]:
     lines = [f"A: {describe(spec.a)}", f"B: {describe(spec.b)}"]
     lines += [_sparse(spec.sparsity)] if spec.sparsity else []
+    for name, book in (("A", spec.codebook.a), ("B", spec.codebook.b)) if spec.codebook else ():
+        if book:
+            each = (
+                f"per {book.group[0]} x {book.group[1]} of its rows and columns"
+                if book.group
+                else "for the whole operand"
+            )
+            lines.append(
+                f"{name} is given as indices of {book.bits} bits into tables of these numbers, one table {each}"
+            )
     both = spec.c_format == spec.accumulator
     lines += [] if both else [f"C: {describe(spec.c_format)}"]
     lines.append(f"{'C, D' if both else 'D'}: {describe(spec.accumulator)}")
@@ -180,6 +191,11 @@ def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
             f"{name}: shift every term to that exponent and keep {stage.fraction_bits} fraction bits, rounding {cut}"
             f" (sign and magnitude)" + _own_bits(stage) + ". Add the results exactly."
         )
+    if stage.opposing == "complement":
+        steps.append(
+            f"{name}: a term whose sign is not the running value's enters with inverted bits, one unit of the last place "
+            "kept below its negative; a zero does, too, unless every term is one."
+        )
     if stage.result:
         registers = ", then to ".join(_register(r) for r in stage.result)
         if stage.result[-1].format.kind == "integer":
@@ -190,15 +206,36 @@ def _stage(name: str, stage: Stage, below: str, last: bool) -> list[str]:
     else:
         exponent = "its alignment exponent" if stage.exponent is None else f"the fixed exponent {stage.exponent}"
         steps.append(f"{name}: pass the sum to the next stage unrounded, with {exponent}.")
+    if stage.remainder:
+        steps += _remainder(name, stage.remainder)
     if stage.chain and stage.chain > 1:
         steps.append(f"{name}: repeat for {stage.chain} blocks, then pass the running value to the next stage.")
     return steps
+
+
+def _remainder(name: str, remainder: Remainder) -> list[str]:
+    """Return the steps of a second register of a running value."""
+    register = f"{remainder.format.name} {_ROUNDING[str(remainder.rounding)]}"
+    where = {
+        "sum": "add it as one more term of the next sum",
+        "block": f"add it to the next block, and round that sum to {register} before it joins the running value",
+        "end": "add what later sums lose to it",
+    }[remainder.joins]
+    return [
+        f"{name}: round what these roundings lost to {register} and keep it beside the running value; {where}. A zero is no "
+        "term. Both registers go from one instruction along K to the next.",
+        f"{name}: after the last block, round the running value and the remainder together to D's format.",
+    ]
 
 
 def _own_bits(stage: Stage) -> str:
     words = ""
     if stage.accumulator_fraction_bits != stage.fraction_bits:
         words += f"; the running value keeps {stage.accumulator_fraction_bits}"
+    if stage.offset:
+        words += (
+            f"; the running value's exponent counts {abs(stage.offset)} {'lower' if stage.offset < 0 else 'higher'}"
+        )
     if stage.drop_beyond is not None:
         words += f"; it is dropped where its exponent is more than {stage.drop_beyond} below the largest"
     return words
@@ -210,6 +247,8 @@ def _dealt(interleave: Interleave | None) -> str:
     period = interleave.run * interleave.parts
     groups = [str({i * interleave.run + j for j in range(interleave.run)}) for i in range(interleave.parts)]
     chains = ", a chain each" if interleave.to == "chains" else ""
+    if interleave.hand:
+        chains += f", {interleave.hand} of a set before those of the next"
     return f" (by k mod {period} in {', then '.join(groups)}{chains})"
 
 
@@ -261,10 +300,13 @@ def _specials(spec: Instruction) -> tuple[str, ...]:
     ]
     if spec.nan_code is not None:
         lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
-    flushed = "Subnormals of A, B and C are read as zeros of their sign."
-    if spec.flush_inputs != "keep-sign":
-        flushed = "Subnormals and negative zeros of A, B and C are read as +0."
-    lines.append(flushed if spec.flush_inputs else "Subnormals of A, B and C are honoured.")
+    flushed = {
+        False: "Subnormals of A, B and C are honoured.",
+        True: "Subnormals and negative zeros of A, B and C are read as +0.",
+        "keep-sign": "Subnormals of A, B and C are read as zeros of their sign.",
+        "c": "Subnormals of A and B are honoured; those of C are read as zeros of its sign.",
+    }
+    lines.append(flushed[spec.flush_inputs])
     if spec.widen is not None:
         lines.append(
             f"A and B are widened to {spec.widen.name} first: a subnormal that is a normal number there aligns with its "

@@ -38,20 +38,13 @@ def _few(value: Any) -> Any:
     return value
 
 
-def _no_boolean(value: Any) -> Any:
-    """Refuse booleans, which Python counts as integers."""
-    if isinstance(value, bool):
-        raise at(message=f"`{str(value).lower()}` is not a number", hint="a number, such as 0.01")
-    return value
-
-
 Few = BeforeValidator(_few)
 """Validator of a list of at most `MOST` entries."""
-Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
-"""A finite number, and no boolean."""
-Rate = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, le=64, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+"""A finite number."""
+Rate = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False)]
 """A rate relative to another."""
-Value = Annotated[int | float | str, BeforeValidator(_no_boolean)]
+Value = int | float | str
 """A value of a swept field."""
 
 

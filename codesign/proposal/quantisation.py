@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from codesign.workloads.gemms import Gemm, Role
-from isa_model.cast import FLOORS, Cast
+from isa_model.cast import FLOORS, Cast, CastLevel
 from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 from isa_model.rounding import Rounding
 from isa_model.stage import Deterministic, Spec
 
@@ -19,6 +20,15 @@ WHOLE = 1 << 30
 WIDE = 7
 """Exponent bits from which on a format has room for any tensor. Products of elements scaled to its largest number, 2**64 or
 more, would overflow FP32."""
+
+
+class CoarsestScales(Spec):
+    """Rules of the coarsest of several levels of scales, where they differ from those of the others."""
+
+    range: Literal["largest", "binade"] | None = None
+    """Number to which the largest magnitude of its group is scaled, times the largest scales of the finer levels."""
+    scale_rounding: Deterministic | None = None
+    """Rounding mode of its scales."""
 
 
 class Quantisation(Spec):
@@ -36,6 +46,11 @@ class Quantisation(Spec):
     """Rounding mode of scales in a format narrower than FP32; `up` unless the baseline says otherwise."""
     range: Literal["largest", "binade"] | None = None
     """Number to which a group's largest magnitude is scaled: the format's `largest`, or the `binade` below it (OCP MX)."""
+    random: Literal["elements", "scales"] | None = None
+    """What is rounded at random, so that the cast has no bias: `elements`, in place of `rounding`, or the `scales` of
+    groups, each corrected first for what rounding its elements took (MS-EDEN, arXiv 2601.22813)."""
+    coarsest: CoarsestScales | None = None
+    """Rules of the coarsest level, if the instruction has several levels of scales; default: those of the others."""
     powers_of_two: bool | None = None
     """True if FP32 scales are rounded to powers of two, by `scale_rounding`."""
     scales: Literal["tensor", "row", "none"] | None = None
@@ -83,7 +98,7 @@ def cast_of(
     span: Literal["largest", "binade"] | float = rule.range or "largest"
     rounding = rule.scale_rounding or Rounding.UP
     if side is not None:
-        columns = rule.weight_columns if role == "weight" else None
+        columns = rule.weight_columns if role == "weight" and not side.coarser else None
         group = scale_group(side.group[k_axis], side.group[1 - k_axis], k_axis, columns)
         scale = side.format
         span = 1.0 if fmt.exponent_bits >= WIDE else span
@@ -91,6 +106,9 @@ def cast_of(
         scale = FORMATS["fp32"]
         if rule.scales == "row":
             group = (1, WHOLE) if k_axis == 1 else (WHOLE, 1)
+    levels = [CastLevel(group=level.group, format=level.format) for level in side.coarser] if side else []
+    if levels and rule.coarsest:
+        levels[-1] = levels[-1].model_copy(update=rule.coarsest.model_dump())
     if scale == FORMATS["fp32"] and rule.powers_of_two:
         scale = FORMATS["ue8m0"]
     return Cast(
@@ -100,6 +118,8 @@ def cast_of(
         scale_rounding=rounding,
         range=limit if limit is not None and scale and side is None else span,
         rounding=rule.rounding,
+        random=rule.random,
+        coarser=tuple(levels),
         floor=rule.floor,
     )
 

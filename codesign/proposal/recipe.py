@@ -21,8 +21,9 @@ from isa_model.cast import Cast
 from isa_model.diagnostics import SLUG, Document, InputError, at, read_yaml, suggest
 from isa_model.explain import explain
 from isa_model.formats import FORMATS
-from isa_model.instruction import Instruction, ScaleOperand, Scaling
+from isa_model.instruction import Instruction
 from isa_model.library import changed, is_known, is_path, merge, raw
+from isa_model.operand_fields import ScaleOperand, Scaling
 from isa_model.promotion import promoted
 from isa_model.stage import FormatRef, Spec
 

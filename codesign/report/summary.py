@@ -48,6 +48,8 @@ class Compared:
     metric: Metric
     own: Figure
     software: Figure | None
+    peak: Figure | None
+    """Worst figure of today's software, wherever it is."""
     today: Figure | None
     ratio: Reading | None
     """Ratio to today's software; None: it has no figure, or a ratio says nothing."""
@@ -88,7 +90,8 @@ def compared(result: Result) -> list[Compared]:
             ratio = read(own)  # the metric compares with today already
         elif metric.comparison == "ratio" and "software" in others:
             ratio = against_software(own, figures)
-        found.append(Compared(metric, own, others.get("software"), others.get("today"), ratio))
+        peak = worst(f for f in _summed(metric, figures) if f.variant == "software")
+        found.append(Compared(metric, own, others.get("software"), peak, others.get("today"), ratio))
     order = list(QUESTIONS)
     return sorted(found, key=lambda c: (order.index(c.metric.topic), not (c.metric.axis and c.metric.axis.judged)))
 
@@ -135,6 +138,8 @@ def _change(found: Compared) -> str:
     if found.metric.comparison == "none" or found.software is None:
         return ""
     before = f"today's software has {_amount(found.software)}"
+    if found.peak and found.peak.value != found.software.value:
+        before += f" there, {_amount(found.peak)} where it is worst"
     if found.ratio is None or not 0 < found.ratio.value < inf:
         return f"; {before}"
     times = found.ratio.value
@@ -153,7 +158,8 @@ def _certainty(result: Result) -> Iterator[str]:
         yield f"the verdicts rest on {listed(said)} {figures}; brackets are 95 % intervals, or ranges over other assumptions"
     again = sum(v.again for v in result.verdicts)
     if again:
-        yield f"{again} figures that looked bad were measured again on fresh seeds"
+        figures = "1 figure that looked bad was" if again == 1 else f"{again} figures that looked bad were"
+        yield f"{figures} measured again on fresh seeds"
     still = [str(i) for i, v in enumerate(result.verdicts, 1) if v.judgement == "undetermined"]
     if still:
         yield f"open: claim{'s' if len(still) > 1 else ''} {listed(still)}"

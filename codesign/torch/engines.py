@@ -26,7 +26,8 @@ from codesign.torch.quantise import QuantisedOperand, codes_of
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.diagnostics import InputError
 from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 
 Engine = Literal["auto", "model", "cpu", "gpu", "native", "fp32"]
 ENGINES = get_args(Engine)

@@ -84,14 +84,16 @@ def quantise(cast: Cast | None, x: Tensor, tensor_scale: bool = False) -> Quanti
     """Cast each of the matrices (..., R, C), to BF16 if `cast` is None.
 
     `tensor_scale` first scales a matrix so that its largest group has the largest scale, if scales have a narrow range.
-    The bits are those of isa_model.cast.quantise. Raises ValueError for unsigned integers, tables, several levels of scales, a
-    floor below 1e-30 and scales that may be rounded to zero, which are not supported here.
+    The bits are those of isa_model.cast.quantise. Raises ValueError for unsigned integers, tables, several levels of scales,
+    rounding at random, a floor below 1e-30 and scales that may be rounded to zero, which are not supported here.
     """
     if cast is None:
         return plain(x)
     unsigned, table = cast.to.kind == "integer" and not cast.to.signed, cast.to.kind == "table"
-    if unsigned or table or cast.coarser or cast.floor < LEAST_FLOOR:
-        message = "tensors are cast to signed formats without tables, with one level of scales and a floor of at least"
+    if unsigned or table or cast.coarser or cast.random or cast.floor < LEAST_FLOOR:
+        message = (
+            "tensors are cast to signed formats without tables or randomness, with one level of scales and a floor from"
+        )
         raise ValueError(f"{message} {LEAST_FLOOR}")
     if cast.scale is None:
         return QuantisedOperand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)

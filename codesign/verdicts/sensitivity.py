@@ -81,7 +81,9 @@ def _searches(proposal: Proposal, verdict: Verdict, figures: Sequence[Figure]) -
         if known is None or excess(claim, m.reading.value) > excess(claim, known.reading.value):
             worst[m.figure.tensors] = m
     found = (source_of(claim.metric).search(proposal, claim, m.figure) for m in worst.values())
-    return [s if rising(claim) else replace(s, values=s.values[::-1], rising=not s.rising) for s in found if s]
+    return [
+        s if rising(claim) else replace(s, values=s.values[::-1], rising=not s.rising) for s in found if s and s.values
+    ]
 
 
 def _is_window(claim: Claim) -> bool:

@@ -65,6 +65,7 @@ def pseudocode(spec: Instruction) -> str:
         if spec.sparsity
         else ""
     )
+    sparse += "Operands are the entries that indices pick from their tables.\n\n" if spec.codebook else ""
     text = f"{_FUNCTIONS}\nfunction element({head}) -> bits({dense.accumulator.bits}) = {{\n{lines}\n}}\n"
     about = (
         "One element of D of one instruction, in the style of Sail; no Sail compiler has read it. golden.c is the same."
@@ -79,7 +80,7 @@ def pseudocode(spec: Instruction) -> str:
 
 def _read(spec: Instruction, side: str) -> str:
     fmt = getattr(spec, side)
-    flush = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}[spec.flush_inputs]
+    flush = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}[spec.flush_operands]
     widen = f", aligned as in {spec.widen.name}" if spec.widen else ""
     return f"read_{fmt.name}({side}[k]{flush}{widen})"
 
@@ -94,16 +95,19 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
     lines = [f"/* stage {index}, {name} */"]
     if not plain:
         lines.append(f"let deal = {[list(block) for block in order]};")
-    start = f"read_{spec.c_format.name}(c)" if last else "zero"
+    flush = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}[spec.flush_c]
+    start = f"read_{spec.c_format.name}(c{flush})" if last else "zero"
     lines += [] if last and stage.accumulator else ["var results : list(term) = [];"]
     lines += [f"var running : term = {start};"] if stage.accumulator else []
+    lines += ["var kept : term = zero;"] if stage.remainder else []
     lines.append(f"foreach (n from 0 to {total - 1}) {{")
     if stage.accumulator and not last:
         lines.append(f"  if n % {chain} == 0 then running = zero;")
     lines.append(f"  var t : list(term) = {taken}{' @ [running]' if stage.accumulator else ''};")
     if stage.aligned:
         zero = "None()" if stage.zero_exponent is None else f"Some({stage.zero_exponent})"
-        lines.append(f"  let e = largest(t, {zero});")
+        offset = f" plus {stage.offset}, for running" if stage.offset else ""
+        lines.append(f"  let e = largest(t, {zero});" + (f"  /* of align{offset} */" if offset else ""))
         if stage.drop_beyond is not None:
             lines.append(f"  if running.align < e - {stage.drop_beyond} then t = t without running;")
         lines.append(
@@ -113,9 +117,15 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
             lines.append(
                 f"  /* the running value: cut(running, e - {stage.accumulator_fraction_bits}, {stage.rounding}) */"
             )
+    lines += _opposing(stage)
+    lines += [f"  /* {_REMAINDERS[stage.remainder.joins]} */"] if stage.remainder else []
     lines.append(f"  var s : term = sum(t);  /* {_zero(stage)} */")
     if stage.result:
+        lines += ["  let whole = s;"] if stage.remainder else []
         lines += [f"  s = round(s, {_register(r)});" for r in stage.result]
+        if stage.remainder:
+            kept = "whole - s" + (" + kept" if stage.remainder.joins == "end" else "")
+            lines.append(f"  kept = round({kept}, {_register(stage.remainder.register)});")
     else:
         up = "largest(t, None())" if stage.exponent is None else f"{stage.exponent} unless every term is a zero"
         lines.append(f"  s.align = {'e' if stage.aligned and stage.exponent is None else up};")
@@ -123,6 +133,22 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
     if stage.accumulator and not last:
         lines.append(f"  if n % {chain} == {chain - 1} then results = results @ [running];")
     return [*lines, "};", "x = [running];" if last and stage.accumulator else "x = results;"]
+
+
+_REMAINDERS = {
+    "sum": "kept is one more term of t",
+    "block": "t without running, and kept, is summed and rounded to kept's format first",
+    "end": "kept is added to running when K has ended",
+}
+
+
+def _opposing(stage: Stage) -> list[str]:
+    if stage.opposing == "negate":
+        return []
+    return [
+        "  /* terms of the sign opposite to running's are inverted, not negated: unless every term is a zero, the sum",
+        f"     also has, of that sign, as many times 2^(e - {stage.fraction_bits}) as there are such terms */",
+    ]
 
 
 def _zero(stage: Stage) -> str:

@@ -235,16 +235,16 @@ static Term term_of(const Format *f, uint64_t code) {
   return t;
 }
 
-static Term read_code(const Spec *s, const Format *f, uint64_t code) {
+static Term read_code(const Format *f, uint64_t code, int flush) {
   Term t = term_of(f, code);
   const int tiny = f->kind == FLOAT && !t.number.special && bit_length(&t.number.significand) <= f->mantissa_bits;
-  if (!s->flush_inputs || !tiny) return t;
-  t.number = number(s->flush_inputs == FLUSH_KEEP_SIGN && t.number.negative, 0, 0), t.align = NONE;
+  if (!flush || !tiny) return t;
+  t.number = number(flush == FLUSH_KEEP_SIGN && t.number.negative, 0, 0), t.align = NONE;
   return t;
 }
 
 static Term operand(const Spec *s, const Format *f, uint64_t code) {
-  Term t = read_code(s, f, code);
+  Term t = read_code(f, code, s->flush_operands);
   if (s->widen == NONE || t.align == NONE) return t;
   t.align = golden_leading(&t.number) > s->widen ? golden_leading(&t.number) : s->widen;
   return t;
@@ -325,7 +325,8 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
   Natural side[2];
   sum->largest = NONE;
   for (int i = 0; i < sum->count; ++i) {
-    const int align = t[i].align == NONE ? s->zero_exponent : t[i].align;
+    const int running = sum->running && i == sum->count - 1;
+    const int align = t[i].align == NONE ? s->zero_exponent : t[i].align + (running ? s->offset : 0);
     nan |= t[i].number.special == NOT_A_NUMBER;
     if (t[i].number.special == INFINITE) infinite[t[i].number.negative] = 1;
     if (align > sum->largest && !is_at(fault, NOT_COMPARED, sum->stage, i)) sum->largest = align;
@@ -361,6 +362,18 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     if (kept[i].significand.count && kept[i].exponent < unit) unit = kept[i].exponent;
   }
   side[0] = side[1] = natural(0);
+  if (s->complement) { /* each term against the running value's sign takes one unit more, unless every term is a zero */
+    const Number *running = &t[sum->count - 1].number;
+    const int place = sum->largest == NONE ? 0 : sum->largest - s->fraction_bits;
+    int some = running->significand.count != 0, against = 0;
+    for (int i = 0; i < sum->count - 1; ++i)
+      some |= t[i].number.significand.count != 0, against += t[i].number.negative != running->negative;
+    if (some && against) {
+      const Natural units = natural(against);
+      if (place < unit) unit = place;
+      side[!running->negative] = shifted(&units, place - unit);
+    }
+  }
   for (int i = 0; i < sum->count; ++i)
     if (kept[i].special != NONE && kept[i].significand.count) {
       const Natural aligned = shifted(&kept[i].significand, kept[i].exponent - unit);
@@ -423,7 +436,7 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
     int results = 0;
     for (int block = 0; block < stage->blocks; ++block) {
       Sum *sum = &trace->sum[trace->sums++];
-      if (block % chain == 0) running = last ? read_code(s, &s->c, in->c) : term_of(&s->d, 0);
+      if (block % chain == 0) running = last ? read_code(&s->c, in->c, s->flush_c) : term_of(&s->d, 0);
       sum->stage = index, sum->block = block, sum->first = trace->entries;
       sum->count = stage->terms + stage->accumulator, sum->running = stage->accumulator;
       for (int i = 0; i < stage->terms; ++i) trace->entry[trace->entries++] = terms[stage->deal[block * stage->terms + i]];

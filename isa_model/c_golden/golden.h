@@ -52,7 +52,7 @@ typedef struct {
 typedef struct {
   const char *name;
   int terms, chain, blocks, accumulator; /* `blocks` of one instruction */
-  int fraction_bits, accumulator_fraction_bits, drop_beyond, rounding, zero_exponent, exponent, ieee_zero;
+  int fraction_bits, accumulator_fraction_bits, drop_beyond, offset, rounding, zero_exponent, exponent, ieee_zero, complement;
   int registers, scaled;
   Register result[MOST_REGISTERS];
   const uint16_t *deal; /* indices of the terms, block after block */
@@ -65,7 +65,7 @@ typedef struct {
 
 typedef struct {
   Format a, b, c, d;
-  int k, stages, flush_inputs, infinite_from, widen; /* `widen`: smallest exponent of the wider format, or NONE */
+  int k, stages, flush_operands, flush_c, infinite_from, widen; /* `widen`: smallest exponent of the wider format, or NONE */
   int has_nan;
   uint64_t nan_code;
   int scaled_products, levels, power, scale_product, scale_result; /* levels of the scales of A, then of B, finest first */

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from isa_model import golden
 from isa_model.codec import Number, number_of
 from isa_model.diagnostics import InputError
-from isa_model.engines.c_library import load
-from isa_model.float64 import Codes
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleLevel
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleLevel
 from isa_model.printable import visible
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
@@ -25,7 +21,7 @@ from isa_model.tables import SPECIALS
 FOLDER = Path(__file__).parent
 MOST_BYTES = 1 << 26
 """Largest trace of one instruction in bytes."""
-FLAGS = ("-O1", "-std=c99")
+_FLUSH = {False: "READ_ALL", True: "FLUSH", "keep-sign": "FLUSH_KEEP_SIGN"}
 SLACK = 48
 """Bits above the widest sum, for carries and for terms that a hypothetical fault keeps longer."""
 
@@ -141,6 +137,9 @@ def _width(spec: Instruction) -> int:
             bits = (stage.fraction_bits, stage.accumulator_fraction_bits or 0)
             low = min(every.low, every.near - max(bits))
             every = replace(every, low=low, high=max(every.high, every.far - min(bits) + 1))
+            if stage.accumulator and stage.offset:
+                low, far = min(0, stage.offset), max(0, stage.offset)
+                every = replace(every, low=every.low + low, near=every.near + low, far=every.far + far)
         high = every.high + (stage.terms + 1).bit_length() + 1
         widest = max(widest, high - every.low)
         term = registers[-1] if registers else replace(every, high=high)
@@ -152,7 +151,12 @@ def _width(spec: Instruction) -> int:
 
 
 def check(spec: Instruction) -> None:
-    """Raise InputError for an instruction whose trace is too large for a C model."""
+    """Raise InputError for an instruction whose trace is too large for a C model, or with a running value of two registers."""
+    if spec.remainder:
+        message = f"{spec.name}: the C model keeps one register of a running value, not a `remainder` beside it"
+        raise InputError.of(
+            message, "the instruction without `remainder`; `codesign vectors` has the golden model's results"
+        )
     size = sizes([spec.dense])
     if size.trace_bytes > MOST_BYTES:
         raise InputError.of(
@@ -216,7 +220,8 @@ def spec_table(spec: Instruction, prefix: str) -> tuple[str, str]:
         "d": form(spec.accumulator),
         "k": spec.shape.k,
         "stages": len(names),
-        "flush_inputs": {False: "READ_ALL", True: "FLUSH", "keep-sign": "FLUSH_KEEP_SIGN"}[spec.flush_inputs],
+        "flush_operands": _FLUSH[spec.flush_operands],
+        "flush_c": _FLUSH[spec.flush_c],
         "infinite_from": _optional(spec.infinite_from),
         "widen": _optional(spec.widen.min_exponent if spec.widen else None),
         "has_nan": int(spec.nan_code is not None),
@@ -277,10 +282,12 @@ def _stage(name: str, s: Stage, count: int, deal: str, scaled: bool, form: Calla
         "fraction_bits": _optional(s.fraction_bits),
         "accumulator_fraction_bits": _optional(s.accumulator_fraction_bits),
         "drop_beyond": _optional(s.drop_beyond),
+        "offset": s.offset,
         "rounding": _mode(s.rounding or Rounding.TOWARD_ZERO),
         "zero_exponent": _optional(s.zero_exponent),
         "exponent": _optional(s.exponent),
         "ieee_zero": int(s.zero == "ieee"),
+        "complement": int(s.opposing == "complement"),
         "registers": len(s.result),
         "scaled": int(scaled),
         **({"result": braces(_register(r, form) for r in s.result)} if s.result else {}),
@@ -327,59 +334,9 @@ def c_string(text: str) -> str:
     return f'"{visible(escaped)}"'
 
 
-# -- running it ------------------------------------------------------------------------------------------------------
-
-_RUN = """
-int run(long which, long count, const uint64_t *const *in, const uint32_t *random, const long *width, uint64_t *d) {
-  static Trace trace;
-  static Operands x;
-  const Spec *spec = which ? &golden_variations[which - 1] : &golden_spec;
-  for (long i = 0; i < count; ++i) {
-    for (long k = 0; k < spec->k; ++k) x.a[k] = in[0][i * spec->k + k], x.b[k] = in[1][i * spec->k + k];
-    x.c = in[2][i];
-    for (long n = 0; n < width[0]; ++n) x.scale[n] = in[3][i * width[0] + n];
-    for (long n = 0; n < width[1]; ++n) x.random[n] = random[i * width[1] + n];
-    d[i] = golden_run(spec, &x, 0, &trace);
-  }
-  return 0;
-}
-"""
-
-
 def variations_table(variations: Sequence[Instruction]) -> str:
     """Return C text that defines `golden_variations`, an array of instructions."""
     written = [spec_table(spec, f"variation{i}") for i, spec in enumerate(variations)]
     before = "".join(tables for _, tables in written)
     rows = braces([table for table, _ in written] or ["{0}"], "\n")
     return f"{before}static const Spec golden_variations[] = {rows};\n"
-
-
-def compiled(*specs: Instruction) -> Callable[..., Codes]:
-    """Return a function of the number of one of the instructions and of its operands that computes D (N,).
-
-    Operands are codes A (N, k), B (N, k), C (N,), those of scales (N, n), level by level, and random words (N, n).
-    Raises InputError as `check` does, NoCompiler without a C compiler.
-    """
-    first, *others = (spec.dense for spec in specs)
-    text = source(first).replace('#include "golden.h"\n', header(first, others)) + variations_table(others)
-    return caller(load(text + _RUN, FLAGS))
-
-
-def caller(function: Any) -> Callable[..., Codes]:
-    """Return the function of `compiled` for a loaded library."""
-
-    def run(which: int, a: Any, b: Any, c: Any, scales: Any = None, random: Any = None) -> Codes:
-        arrays = [None if x is None else np.ascontiguousarray(x, np.uint64) for x in (a, b, c, scales)]
-        words = None if random is None else np.ascontiguousarray(random, np.uint32)
-        d = np.empty(len(a), np.uint64)
-        function(
-            ctypes.c_long(which),
-            ctypes.c_long(len(d)),
-            (ctypes.c_void_p * 4)(*(None if x is None else x.ctypes.data for x in arrays)),
-            ctypes.c_void_p(None if words is None else words.ctypes.data),
-            (ctypes.c_long * 2)(*(0 if x is None else x.shape[1] for x in (arrays[3], words))),
-            ctypes.c_void_p(d.ctypes.data),
-        )
-        return d
-
-    return run

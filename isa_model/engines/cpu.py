@@ -54,7 +54,8 @@ def matmul(
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
     `positions` (lines, runs) are those of a sparse operand, as `sparse.checked` returns them.
-    Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
+    Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler and for a
+    running value of two registers.
     """
     return prepared(spec)(a, b, c, scale_a, scale_b, seed, positions)
 
@@ -120,7 +121,9 @@ def cores() -> int:
 
 
 def compiled(plan: Plan, width: int = WIDTH) -> Any:
-    """Return the C function of a plan, from the cache folder if it is there."""
+    """Return the C function of a plan, from the cache folder if it is there. Raises NoCompiler as `matmul` does."""
+    if plan.spec.remainder:
+        raise NoCompiler("a running value of two registers is computed by the portable engine")
     text = source(plan, width)
     if text.count("\n") > MOST_LINES:
         raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
@@ -164,14 +167,14 @@ def source(plan: Plan, width: int = WIDTH) -> str:
         "SCALES_FOLD": int(plan.scales_fold),
         "ROW_OF(j)": "row",
         "COLUMN_OF(j)": "(column + j)",
-        "NUMBER_C(code)": _number(spec.c_format, spec.flush_inputs),
+        "NUMBER_C(code)": _number(spec.c_format, spec.flush_c),
         "CODE_D(x)": f"({code_of(spec, 'x')})",
     }
     types = {"lane": plan.lane_name, "code_c": _type(spec.c_format), "code_d": _type(spec.accumulator)}
     for is_a, letter in ((True, "A"), (False, "B")):
         fmt, scale, along, across = of_side(spec, is_a)
         types[f"code_{letter.lower()}"] = _type(fmt)
-        defines[f"NUMBER_{letter}(code)"] = _number(fmt, spec.flush_inputs)
+        defines[f"NUMBER_{letter}(code)"] = _number(fmt, spec.flush_operands)
         defines[f"ALIGN_{letter}(x)"] = Emitter.align("x", spec.widen or fmt)
         defines[f"GROUP_{letter}_K"], defines[f"GROUP_{letter}_{'M' if is_a else 'N'}"] = f"{along}L", f"{across}L"
         defines[f"GROUPS_{letter}"] = (chunk - 1) // along + 2 if scale else 1

@@ -161,14 +161,16 @@ class Emitter(CText):
         def compute() -> TermCode:
             terms = [recipe() for recipe in recipes]
             own = running() if running else None
-            everything = [*terms, own] if own else terms
-            largest = self.largest(stage, [t.exponent for t in everything])
+            largest = self.largest(stage, [t.exponent for t in terms], own)
             if not stage.aligned:
-                parts = [p for t in everything for p in t.parts]
+                parts = [p for t in ([*terms, own] if own else terms) for p in t.parts]
             else:
                 known = self.let("int", f"larger({largest}, {-RANGE})", "known")
-                parts = [self.cut(index, self.to_odd(t.parts), known, stage.fraction_bits) for t in terms]
+                values = [self.to_odd(t.parts) for t in terms]
+                parts = [self.cut(index, value, known, stage.fraction_bits) for value in values]
                 parts += self.cut_running(index, own, known, largest)
+                if own and stage.opposing == "complement":
+                    parts.append(self.inverted(values, own.parts[0], f"{known} - {stage.fraction_bits}"))
             return self.summed(index, parts, largest, self.number(index, n, k))
 
         return compute
@@ -197,7 +199,7 @@ class Emitter(CText):
             if smallest:
                 raised = f"larger({name}, {zero})"
                 name = self.let("int", f"{smallest}[j] <= OPERAND_NONE / 2 ? {raised} : {name}", "e")
-            return self.largest(stage, [name, own.exponent] if own else [name])
+            return self.largest(stage, [name], own)
 
         if not stage.aligned:
             sums = self.array("double", "sum")
@@ -286,8 +288,12 @@ class Emitter(CText):
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
-    def largest(self, stage: Stage, exponents: Sequence[str]) -> str:
+    def largest(self, stage: Stage, exponents: Sequence[str], own: TermCode | None) -> str:
         """Return the exponent a block is aligned to; a term without one counts with the stage's zero exponent."""
+        if own and stage.offset:
+            exponents = [*exponents, f"({own.exponent} == NONE ? NONE : {own.exponent} + {stage.offset})"]
+        elif own:
+            exponents = [*exponents, own.exponent]
         if stage.zero_exponent is not None:
             exponents = [f"({e} == NONE ? {stage.zero_exponent} : {e})" for e in exponents]
         result = exponents[0]
@@ -315,6 +321,13 @@ class Emitter(CText):
             dropped = f"({own.exponent} != NONE) & ({own.exponent} < {largest} - {stage.drop_beyond})"
             kept = self.let("double", f"{dropped} ? {neutral(stage)} : {kept}", "c")
         return [kept]
+
+    def inverted(self, values: Sequence[str], own: str, unit: str) -> str:
+        """Return what inverting the terms that oppose the running value takes away beside negating them (golden.add)."""
+        against = " + ".join(f"((to_bits({value}) ^ to_bits({own})) < 0)" for value in values)
+        some = " | ".join(f"({value} != 0)" for value in (*values, own))
+        units = self.let("double", f"{some} ? (double)({against}) * pow2({unit}) : 0.0", "units")
+        return self.let("double", f"to_bits({own}) < 0 ? {units} : -{units}", "units")
 
     def summed(self, index: int, parts: Sequence[str], largest: str, number: str) -> TermCode:
         """Return the sum of the parts in the register, or handed up as it is (golden.exact_sum and golden.put).

@@ -15,7 +15,8 @@ def is_chain(spec: Instruction) -> bool:
     return (
         not others
         and (spec.a, spec.b, spec.c_format, spec.accumulator) == (fp64, fp64, fp64, fp64)
-        and (stage.terms, stage.aligned, stage.zero, stage.interleave) == (1, False, "ieee", None)
+        and (stage.terms, stage.aligned, stage.zero, stage.interleave, stage.remainder)
+        == (1, False, "ieee", None, None)
         and stage.result == (Register(format=fp64, rounding=Rounding.NEAREST_EVEN),)
         and (spec.scale, spec.widen, spec.infinite_from, spec.flush_inputs) == (None, None, None, False)
     )

@@ -77,7 +77,11 @@ def matmul_on_device(
     a, b = (x.codes if isinstance(x, PackedOperand) else x for x in given)
     if spec.sparsity:
         raise Unsupported("a sparse operand: `isa_model.matmul` multiplies it line by line")
+    if spec.codebook:
+        raise Unsupported("an operand of indices: `isa_model.matmul` looks its elements up")
     check_tensors(spec, a, b, c, scale_a, scale_b)
+    if spec.remainder:
+        raise Unsupported("the kernels keep one register of a running value, not two")
     if factor is not None:
         if spec.accumulator.name != "fp32":
             raise ValueError(f"factor is for FP32 accumulators; {spec.name} has {spec.accumulator.name}")
@@ -199,7 +203,7 @@ def _on_tensor_cores(
     """Return D as `_product` does, computed on the Tensor Cores; None if only digits would do and operands are not finite."""
     torch, spec = import_torch(), plan.spec
     (m, k), n = a.shape, b.shape[1]
-    start = None if c is None else read(spec.c_format, c, spec.flush_inputs)
+    start = None if c is None else read(spec.c_format, c, spec.flush_c)
     unit, largest = (inf, 0.0) if start is None else _extent(start)
     if way.cut == "half" and len(spec.stages) == 1 and not routes.suits(plan, way, k, unit, largest):
         way = replace(way, whole=False)
@@ -273,7 +277,7 @@ def _on_cuda_cores(plan: Plan, a: Any, b: Any, c: Any, scale_a: Any, scale_b: An
         (values[0], *of_a), (values[1], *of_b) = (_signs(v, spec.shape.k) for v in values)
         signs = [array for pair in zip(of_a, of_b, strict=True) for array in pair]
     scales = [x.scales, x.scale_exponents, y.scales, y.scale_exponents]
-    c = torch.zeros((m, n), device="cuda") if c is None else read(spec.c_format, c, spec.flush_inputs)
+    c = torch.zeros((m, n), device="cuda") if c is None else read(spec.c_format, c, spec.flush_c)
     arrays = [values[0], pairs, values[1], y.exponents, *scales, *signs, _start(target, c)]
     return _run(target, m, n, (k, *_seeds(target, seed)), arrays)
 

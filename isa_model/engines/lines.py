@@ -79,7 +79,12 @@ def _wide(x: Codes | None) -> NDArray[np.uint64]:
 
 
 def program(spec: Instruction) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return a spec as lines.c reads it, and the order of each stage's terms; None for tables, which it does not read."""
+    """Return a spec as lines.c reads it, and the order of each stage's terms; None for one with rules that it does not read.
+
+    These are tables, several levels of scales, inverted terms, offset exponents and remainders.
+    """
+    if any(stage.opposing == "complement" or stage.offset or stage.remainder for stage in spec.stages.values()):
+        return None
     sides = [side for side in (spec.scale.a, spec.scale.b) if side] if spec.scale else []
     scale_formats = [side.format for side in sides]
     if "table" in {f.kind for f in (spec.a, spec.b, *scale_formats)} or any(side.coarser for side in sides):
@@ -97,7 +102,8 @@ def program(spec: Instruction) -> tuple[NDArray[np.int64], NDArray[np.int64]] | 
     result = scale.result if scale else None
     fields = [
         *(k, len(stages), base, words),
-        {False: 0, True: 1, "keep-sign": 2}[spec.flush_inputs],
+        {False: 0, True: 1, "keep-sign": 2}[spec.flush_operands],
+        {False: 0, True: 1, "keep-sign": 2}[spec.flush_c],
         _or_none(spec.widen.min_exponent if spec.widen else None),
         _or_none(spec.infinite_from),
         *(_signed(nan), OVERFLOWS.index(fmt.overflow)),

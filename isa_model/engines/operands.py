@@ -16,7 +16,8 @@ from isa_model.array_codec import code_dtype, values_of
 from isa_model.engines.plan import Plan
 from isa_model.float64 import NO_EXPONENT, Codes
 from isa_model.formats import Format
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 
 OPERAND_NO_EXPONENT = -(1 << 14)
 """NO_EXPONENT in 16 bits: the sum of two still fits, and stays below every real exponent."""
@@ -98,7 +99,7 @@ def of_side(spec: Instruction, is_a: bool) -> tuple[Format, ScaleOperand | None,
 def decode(plan: Plan, is_a: bool, codes: Any, scale_codes: Any, dtype: str) -> DecodedOperand:
     """Decode A or B, K first, to numbers of `dtype`. Scales that multiply exactly are multiplied in here."""
     fmt, scale, k_group, group = of_side(plan.spec, is_a)
-    xp, aligned_as, flush = library(codes), plan.spec.widen or fmt, plan.spec.flush_inputs
+    xp, aligned_as, flush = library(codes), plan.spec.widen or fmt, plan.spec.flush_operands
     codes = contiguous(codes)
     folds = scale is not None and plan.scales_fold
     if fmt.storage_bits <= 16 and not folds:
@@ -139,7 +140,7 @@ def _steps(count: int, like: Any) -> Any:
 
 
 def read(fmt: Format, codes: Any, flush: bool | str) -> Any:
-    """Return elements of A, B or C in float64; `flush` is `Instruction.flush_inputs`."""
+    """Return elements of A, B or C in float64; `flush` is `Instruction.flush_operands` or `flush_c`."""
     return flushed(fmt, numbers(fmt, codes), flush)
 
 

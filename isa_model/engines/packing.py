@@ -72,7 +72,7 @@ def packed(
     of_powers = way.step, routes.power_shifts(plan, way.step)[0 if is_a else 1]
 
     def table(elements: int, step: int = 0, shift: int = 0) -> Any:
-        return _words(fmt, spec.widen or fmt, spec.flush_inputs, elements, step, shift)
+        return _words(fmt, spec.widen or fmt, spec.flush_operands, elements, step, shift)
 
     tables = [
         table(f.elements, *(of_powers if what == "powers" else ())),

@@ -71,8 +71,8 @@ def handover(spec: Instruction) -> Handover:
         return Handover()
     largest = largest_finite(fmt)
     return Handover(
-        smallest=2.0**fmt.min_exponent if spec.flush_inputs else 0.0,
-        keeps_sign=spec.flush_inputs == "keep-sign",
+        smallest=2.0**fmt.min_exponent if spec.flush_c else 0.0,
+        keeps_sign=spec.flush_c == "keep-sign",
         has_minus_zero=fmt.nan != "negative-zero",
         infinity=inf if fmt.infinity else nan if fmt.overflow == "nan" else largest,
         nan=largest if fmt.nan_code is None else nan,
@@ -151,7 +151,12 @@ class Plan:
         level = self._scaled(product, -1, scale_levels)
         # The first stage sums products straight from the operands, unless a term needs more than one part.
         unscaled = spec.scaled_stage != -1 or self.scales_fold
-        self.fused_products = level.parts == 1 and unscaled and self._sum(self.first, level, with_running=False).plain
+        self.fused_products = (
+            level.parts == 1
+            and unscaled
+            and self.first.opposing == "negate"  # else the sign of every product counts
+            and self._sum(self.first, level, with_running=False).plain
+        )
         self.lane = self._lane(product)
         self.levels: list[Level] = []
         self.addends: list[tuple[Level, ...]] = []
@@ -159,6 +164,8 @@ class Plan:
         for index, stage in enumerate(self.stages):
             summed = self._sum(stage, level)
             self.addends.append((level, self._running(stage)) if stage.accumulator else (level,))
+            if stage.remainder:
+                _check_register(stage.remainder.format)
             self.levels.append(summed)
             result = summed
             for register in stage.result:
@@ -217,7 +224,7 @@ class Plan:
     @property
     def highest_unit(self) -> int:
         """Largest exponent of the last place that a term of the first stage keeps."""
-        highest = max(level.top - 1 for level in self.addends[0])
+        highest = max(level.top - 1 for level in self.addends[0]) + max(self.first.offset, 0)
         return max(highest, self.first.zero_exponent or 0) - (self.first.fraction_bits or 0)
 
     @property
@@ -256,11 +263,21 @@ class Plan:
     def _sum(self, stage: Stage, term: Level, with_running: bool = True) -> Level:
         """Return the bounds on the sum of a block of terms and, if asked for, the running value."""
         running = self._running(stage)
+        running = replace(running, growth=running.growth + max(-stage.offset, 0))
         takes = bool(stage.accumulator) and with_running
-        growth = max(term.growth, running.growth if takes else 0) + (stage.terms + takes - 1).bit_length()
+        count = stage.terms + takes
+        if stage.remainder:
+            rest = _of_format(stage.remainder.format)
+            term = replace(_widest(term, rest), parts=term.parts)
+            count += 1
+        if stage.opposing == "complement":  # a unit of the last place for each term
+            term = replace(term, lsb=term.lsb - term.growth - (stage.fraction_bits or 0))
+            running = replace(running, lsb=running.lsb - running.growth - (stage.fraction_bits or 0))
+            count *= 2
+        growth = max(term.growth, running.growth if takes else 0) + (count - 1).bit_length()
         lsb = min(term.lsb, running.lsb) if takes else term.lsb
-        top = (max(term.top, running.top) if takes else term.top) + (stage.terms + takes - 1).bit_length()
-        parts = term.parts * stage.terms + takes
+        top = (max(term.top, running.top) if takes else term.top) + (count - 1).bit_length()
+        parts = term.parts * (stage.terms + bool(stage.remainder)) + takes
         kept = 0
         fixed = stage.exponent or 0
         if not -RANGE <= fixed <= RANGE or (stage.zero_exponent or 0) > RANGE:
@@ -272,7 +289,7 @@ class Plan:
             bits = growth + kept
             if term.parts > 1 and term.growth + stage.fraction_bits > ODD_BITS:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
-            parts = stage.terms + takes
+            parts = count
         plain = bits <= LANE_BITS
         whole = self.spec.is_integer or any(r.format.kind == "integer" for r in stage.result)
         if whole and max(top, significand_bits(self.spec.accumulator)) >= LANE_BITS:
@@ -315,6 +332,7 @@ class Plan:
             and stage.rounding is Rounding.TOWARD_ZERO
             and stage.accumulator_fraction_bits == stage.fraction_bits
             and stage.drop_beyond is None
+            and not stage.offset
             and stage.zero == "positive"
             and (zero is None or zero < min(-126, self.min_product_exponent))
             and register.rounding is Rounding.TOWARD_ZERO

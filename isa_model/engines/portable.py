@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isa_model import golden
 from isa_model.array_codec import code_dtype, encode_array
 from isa_model.engines.operands import OPERAND_NO_EXPONENT, DecodedOperand, decode, joined, read, times_exponents
-from isa_model.engines.plan import RANGE, Handover, Plan, Unsupported
+from isa_model.engines.plan import RANGE, Handover, Plan
 from isa_model.float64 import (
     LANE_BITS,
     NO_EXPONENT,
@@ -74,7 +74,7 @@ def matmul(
     scale_a, scale_b = joined(spec, scale_a, scale_b)
     side_a = decode(plan, True, a.T, None if scale_a is None else scale_a.T, plan.lane)
     side_b = decode(plan, False, b, scale_b, plan.lane)
-    c_values = read(spec.c_format, c, spec.flush_inputs)
+    c_values = read(spec.c_format, c, spec.flush_c)
     d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
 
     picks = None if plan.sparsity is None or positions is None else elements(plan.sparsity, positions)
@@ -96,41 +96,6 @@ def matmul(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, corners))
     return np.asarray(d)
-
-
-def batch(spec: Instruction, a: Codes, b: Codes, scale_a: Codes | None = None, scale_b: Codes | None = None) -> Codes:
-    """Return D as codes (S, M, N) of S products of one shape with C = 0, from codes: `a` (S, M, K), `b` (S, K, N).
-
-    Scales are one per line and group of K: `scale_a` (S, M, groups), `scale_b` (S, groups, N). Small products take much less
-    time together than one by one, and none to compile. Raises plan.Unsupported as `matmul` does, for random bits, sparse
-    operands and several levels of scales; ValueError for arrays of other shapes, or of no whole numbers.
-    """
-    if (
-        a.ndim != 3
-        or b.ndim != 3
-        or a.shape[::2] != b.shape[:2]
-        or not a.shape[2]
-        or {a.dtype.kind, b.dtype.kind} - {*"iu"}
-    ):
-        raise ValueError(f"a is {a.dtype} {a.shape}, b is {b.dtype} {b.shape}; expected codes (S, M, K) and (S, K, N)")
-    if spec.is_stochastic or spec.sparsity or any(scale.coarser for scale in spec.scales):
-        raise Unsupported("random bits, positions and several levels of scales are those of one product")
-    plan, c = Plan(spec.per_line()), np.zeros((*a.shape[:2], b.shape[2]))
-    if not c.size:
-        return c.astype(code_dtype(spec.accumulator))
-
-    def side(is_a: bool, x: Codes, scales: Codes | None) -> DecodedOperand:
-        """Return an operand (K, S, M, 1) or (K, S, 1, N) from arrays (lines, K) of all products."""
-        codes, of_groups = (None if y is None else y.reshape(-1, y.shape[2]).T for y in (x, scales))
-        made = decode(plan, is_a, codes, of_groups, plan.lane)
-        shape = (*x.shape[:2], 1) if is_a else (len(x), 1, x.shape[1])
-        arrays = (made.values, made.exponents, made.scales, made.scale_exponents)
-        return DecodedOperand(*(None if y is None else y.reshape(len(y), *shape) for y in arrays))
-
-    turned = None if scale_b is None else scale_b.swapaxes(1, 2)
-    side_a, side_b = side(True, a, scale_a), side(False, b.swapaxes(1, 2), turned)
-    with np.errstate(all="ignore"):
-        return OperandTile(plan, side_a, side_b, read(spec.c_format, c.astype(code_dtype(spec.c_format)), False)).d()
 
 
 def tile_size(plan: Plan) -> tuple[int, int]:
@@ -197,17 +162,21 @@ class OperandTile:
         stage, last = self.stages[index], index == len(self.stages) - 1
         start = self.c if last else Value([np.zeros(self.shape)], np.full(self.shape, NO_EXPONENT, np.int32))
         running, steps, count, number = start, 0, 0, 0
+        rest = np.zeros(self.shape)
         of_an_instruction = self.spec.shape.k // self.spec.span
         for block in self.blocks(index):
-            if last and steps and steps % of_an_instruction == 0:
+            if last and steps and steps % of_an_instruction == 0 and not stage.remainder:
                 running = self.reread(running)
-            value = self.put(index, number, *self.add(index, block, running if stage.accumulator else None))
+            if stage.remainder:
+                value, rest = self.put_in_two(index, number, block, running, rest)
+            else:
+                value = self.put(index, number, *self.add(index, block, running if stage.accumulator else None))
             running, steps, number = value, steps + 1, number + 1
             if not last and steps == (stage.chain or 1):
                 yield self.scaled(value, count * self.spec.products_per_result(index), index)
                 running, steps, count = start, 0, count + 1
         if last:
-            yield running
+            yield self.joined(running, rest) if stage.remainder else running
 
     def reread(self, d: Value) -> Value:
         """Return the running value that one instruction writes as D as the next reads it as C (plan.Handover)."""
@@ -289,8 +258,13 @@ class OperandTile:
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
-    def add(self, index: int, block: list[Any], running: Value | None) -> tuple[list[Float64], Exponents]:
-        """Return the exact parts of the sum of a block, and the exponent it was aligned to (golden.add)."""
+    def add(
+        self, index: int, block: list[Any], running: Value | None, rest: Float64 | None = None
+    ) -> tuple[list[Float64], Exponents]:
+        """Return the exact parts of the sum of a block, and the exponent it was aligned to (golden.add).
+
+        `rest` is one more term; where it is a zero, it takes no part.
+        """
         stage, fused = self.stages[index], index == 0 and self.plan.fused_products
         neutral = -0.0 if stage.zero == "ieee" else 0.0  # x + -0.0 is x, for a negative zero x too
         largest = np.full(self.shape, NO_EXPONENT, np.int32)
@@ -298,14 +272,19 @@ class OperandTile:
             largest = self.largest_product(stage, block) if fused else largest
             for value in [*([] if fused else block), *([running] if running else [])]:
                 exponent = value.exponent
+                if value is running and stage.offset:
+                    exponent = np.where(exponent == NO_EXPONENT, NO_EXPONENT, exponent + stage.offset)
                 if stage.zero_exponent is not None:
                     exponent = np.where(exponent == NO_EXPONENT, stage.zero_exponent, exponent)
                 np.maximum(largest, exponent, out=largest)
+            if rest is not None and stage.remainder:
+                np.maximum(largest, exponent_of(rest, stage.remainder.format), out=largest)
         if stage.aligned:
-            parts = self.aligned_parts(stage, block, running, largest, fused, neutral)
+            parts = self.aligned_parts(stage, block, running, largest, fused, neutral, rest)
         else:
             parts = [self.exact_products(block)] if fused else [p for v in block for p in v.parts]
             parts += running.parts if running else []
+            parts += [] if rest is None else [np.where(rest == 0, neutral, rest)]
         level = self.plan.levels[index]
         if level.plain and len(parts) > 1:
             total = np.full(self.shape, neutral)
@@ -335,7 +314,14 @@ class OperandTile:
         return largest
 
     def aligned_parts(
-        self, stage: Stage, block: list[Any], running: Value | None, largest: Exponents, fused: bool, neutral: float
+        self,
+        stage: Stage,
+        block: list[Any],
+        running: Value | None,
+        largest: Exponents,
+        fused: bool,
+        neutral: float,
+        rest: Float64 | None,
     ) -> list[Float64]:
         """Return every term cut to its fraction bits below the largest exponent."""
         assert stage.fraction_bits is not None
@@ -354,6 +340,11 @@ class OperandTile:
             for value in block:
                 cut: Float64 = round_integer(to_odd(value.parts) * power_of_two(-unit), stage.rounding)
                 parts.append(cut * power_of_two(unit))
+        if rest is not None:
+            cut = round_integer(rest * power_of_two(-unit), stage.rounding) * power_of_two(unit)
+            parts.append(np.where(rest == 0, neutral, cut))
+        if running is not None and stage.opposing == "complement":
+            parts.append(self.inverted(block, running.parts[0], rest) * power_of_two(unit))
         if running is not None:
             unit = known - stage.accumulator_fraction_bits
             kept: Float64 = round_integer(running.parts[0] * power_of_two(-unit), stage.rounding) * power_of_two(unit)
@@ -362,6 +353,17 @@ class OperandTile:
                 kept = np.where(dropped, neutral, kept)
             parts.append(kept)
         return parts
+
+    def inverted(self, block: list[Value], running: Float64, rest: Float64 | None) -> Float64:
+        """Return the units that inverting the terms which oppose the running value takes away beside negating them."""
+        values = [to_odd(value.parts) for value in block]
+        against = np.add.reduce([np.signbit(x) != np.signbit(running) for x in values], dtype=float)
+        some = np.logical_or.reduce([x != 0 for x in (*values, running)])
+        if rest is not None:
+            against = against + ((rest != 0) & (np.signbit(rest) != np.signbit(running)))
+            some |= rest != 0
+        units: Float64 = np.where(some, np.where(np.signbit(running), against, -against), 0.0)
+        return units
 
     def cut_products(
         self, ks: Sequence[int], stage: Stage, inverse: NDArray[np.floating[Any]]
@@ -411,3 +413,28 @@ class OperandTile:
         if stage.zero == "positive":
             value = value + 0.0
         return Value([value], exponent_of(value, stage.result[-1].format))
+
+    # -- running values of two registers -----------------------------------------------------------------------------
+
+    def put_in_two(
+        self, index: int, number: int, block: list[Any], running: Value, rest: Float64
+    ) -> tuple[Value, Float64]:
+        """Return the running value after block `number`, and what its register lost (golden.run_in_two)."""
+        remainder = self.stages[index].remainder
+        assert remainder is not None
+        if remainder.joins == "block":
+            parts, largest = self.add(index, block, None, rest)
+            parts = [round_to(to_odd(parts), remainder.register), *running.parts]
+        else:
+            parts, largest = self.add(index, block, running, rest if remainder.joins == "sum" else None)
+        value = self.put(index, number, parts, largest)
+        lost = to_odd([*parts, -value.parts[0], *([rest] if remainder.joins == "end" else [])])
+        known = np.isfinite(to_odd(parts)) & np.isfinite(value.parts[0])
+        return value, round_to(np.where(known, lost, 0.0), remainder.register) + 0.0
+
+    def joined(self, running: Value, rest: Float64) -> Value:
+        """Return the last running value with its remainder, rounded to D (golden.joined)."""
+        stage, x = self.stages[-1], running.parts[0]
+        value = round_to(to_odd([x, rest]), self.spec.joining)
+        value = np.where(rest == 0, x, value + 0.0 if stage.zero == "positive" else value)
+        return Value([value], running.exponent)

@@ -56,7 +56,9 @@ def route(plan: Plan) -> Route | None:
     folded = plan.scales_fold and spec.scale is not None
     if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
         return None
-    if stage.interleave and stage.interleave.to == "chains":
+    if stage.interleave and (stage.interleave.to == "chains" or stage.interleave.hand):
+        return None
+    if stage.offset or stage.opposing == "complement":
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
         return None
@@ -209,6 +211,7 @@ def is_short(plan: Plan, in_fp16: bool = False) -> bool:
         and stage.accumulator_fraction_bits == stage.fraction_bits
         and stage.rounding in (None, Rounding.TOWARD_ZERO)
         and stage.drop_beyond is None
+        and not stage.offset
         and stage.zero == "positive"
         and register.subnormals == "keep"
         and (register.overflow or fmt.overflow) in ("infinity", "ieee")

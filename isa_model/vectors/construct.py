@@ -225,7 +225,7 @@ class Draft:
     def _parts(self, value: Fraction, room: int) -> list[tuple[int, int]]:
         """Return codes of at most `room` products that sum to a value, if possible of one; empty if there are none."""
         splits = [[value], digits(value)]
-        for normal in (True, False) if not self.spec.flush_inputs else (True,):
+        for normal in (True, False) if not self.spec.flush_operands else (True,):
             for split in splits:
                 parts = [self.bench.product(part, normal) for part in split]
                 if len(parts) <= room and None not in parts:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from isa_model.vectors.goals import Goals
+from isa_model.vectors.goals import Goals, without
 from isa_model.vectors.observer import Bin, Observer
 from isa_model.vectors.vector import Vectors
 
@@ -31,8 +31,10 @@ class CoverageRow:
 def measure(vectors: Vectors, progress: Callable[[int, int], None] = lambda done, total: None) -> list[CoverageRow]:
     """Return the coverage of finished vectors, in the order of the goals.
 
-    `progress` is called with the number of vectors read and their total.
+    `progress` is called with the number of vectors read and their total. Without goals, one row says why.
     """
+    if why := without(vectors.spec):
+        return [CoverageRow("all", "all", {}, {"all": f"{why}: vectors are random, and coverage is not measured"})]
     observer = Observer(vectors.spec)
     seen: Counter[Bin] = Counter()
     for done, vector in enumerate(vectors.vectors):

@@ -30,6 +30,20 @@ CLASSES = {"tie, even below": 1, "tie, odd below": 1} | {
 """Positions of a magnitude about halfway between its neighbours, with the bits that must be lost for each."""
 
 
+def without(spec: Instruction) -> str:
+    """Return why no goals are known for an instruction, whose vectors are then random; empty if they are."""
+    stages = spec.stages.values()
+    if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
+        return "a format given by a table"
+    if any(side.coarser for side in spec.scales):
+        return "several levels of scales"
+    if spec.is_stochastic:
+        return "random bits"
+    if any(s.remainder or s.opposing == "complement" or s.offset for s in stages):
+        return "a remainder, inverted terms or offset exponents"
+    return ""
+
+
 class Goal(NamedTuple):
     """One bin that vectors of an instruction should fall into."""
 
@@ -277,7 +291,7 @@ class Goals:
             return "a zero of the stage below is positive"
         if stage.accumulator and i < len(self.stages) - 1:
             return "the running value starts at +0"
-        if stage.accumulator and (spec.flush_inputs is True or "-0" not in Specials(spec.accumulator).codes):
+        if stage.accumulator and (spec.flush_c is True or "-0" not in Specials(spec.accumulator).codes):
             return "C is never a negative zero"
         return ""
 
@@ -298,7 +312,7 @@ class Goals:
             last = max([sums.total.last, *(r.format.min_lsb_exponent for r in self.stages[i][1].result[:j])])
             least = sums.total.least if j == 0 else last
             none = f"no sum but zero is below 2**{least}" if least >= fmt.min_exponent else ""
-            if self.spec.flush_inputs and sums.running and sums.terms.last - sums.running.bits >= fmt.min_exponent:
+            if self.spec.flush_c and sums.running and sums.terms.last - sums.running.bits >= fmt.min_exponent:
                 none = none or "C is never subnormal, and no term is small enough to leave a subnormal number of it"
             coarse = none or (f"sums are multiples of 2**{last}" if last > fmt.min_lsb_exponent else "")
             fine = coarse or (f"sums are multiples of 2**{last}" if last >= fmt.min_lsb_exponent else "")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from isa_model import golden
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.vectors.directed import directed
-from isa_model.vectors.goals import Goals
+from isa_model.vectors.goals import Goals, without
 from isa_model.vectors.observer import Observer
-from isa_model.vectors.vector import Vector, Vectors, fields
+from isa_model.vectors.vector import Vector, Vectors, answer, draws, scale_levels
 
 KINDS = ("like sizes", "like sizes", "wide exponents", "wide exponents", "cancelling pairs", "any bits")
 """Kinds of random operands; each vector draws one."""
@@ -26,13 +25,12 @@ def make(
     """Return `count` vectors of an instruction: those built for the goals of its coverage, the rest random.
 
     The same spec, count and seed give the same vectors. `progress` is called with the number of vectors done and their
-    total. Of a sparse instruction, they are those of its dot-product unit, behind the selection of elements (`dense`).
-    Raises InputError if the vectors built for the coverage alone are more than `count`, and for an instruction that draws
-    random bits or reads a table.
+    total. Of a sparse instruction, or one with a codebook, they are those of its dot-product unit, behind the selection of
+    elements (`dense`). All are random for an instruction without goals (`goals.without`).
+    Raises InputError if the vectors built for the coverage alone are more than `count`.
     """
-    check(spec)
     spec = spec.dense
-    built = directed(spec, Goals(spec), Observer(spec))
+    built = _built(spec)
     if count < len(built):
         raise InputError.of(
             f"{count} vectors are too few: the coverage of {spec.name} needs {len(built)}",
@@ -42,30 +40,19 @@ def make(
     done = []
     for n in range(count):
         v = built[n] if n < len(built) else _random(spec, rng)
-        done.append(v._replace(d=golden.dot(spec, v.a, v.b, v.c, v.scale_a, v.scale_b)))
+        done.append(v._replace(d=answer(spec, v)))
         if n % 64 == 0:
             progress(n, count)
     return Vectors(spec, seed, tuple(done))
 
 
 def covering(spec: Instruction, count: int) -> Vectors:
-    """Return at least `count` vectors: as many more as the coverage needs. Raises InputError as `check` does."""
-    check(spec)
-    dense = spec.dense
-    return make(spec, max(count, len(directed(dense, Goals(dense), Observer(dense)))))
+    """Return at least `count` vectors: as many more as the coverage needs."""
+    return make(spec, max(count, len(_built(spec.dense))))
 
 
-def check(spec: Instruction) -> None:
-    """Raise InputError for an instruction that draws random bits, reads a table or has several levels of scales."""
-    if "table" in {f.kind for f in (spec.a, spec.b, *(s.format for s in spec.scales))}:
-        message = f"{spec.name} reads a format given by a table: no test vectors are made of it"
-        raise InputError.of(message, "vectors of the same instruction with a floating-point format")
-    if any(side.coarser for side in spec.scales):
-        message = f"{spec.name} has several levels of scales: no test vectors are made of it"
-        raise InputError.of(message, "vectors of the same instruction without `coarser`")
-    if spec.is_stochastic:
-        message = f"{spec.name} rounds stochastically: no test vectors are made of it"
-        raise InputError.of(message, "vectors of the same instruction with another rounding of its registers")
+def _built(spec: Instruction) -> list[Vector]:
+    return [] if without(spec) else directed(spec, Goals(spec), Observer(spec))
 
 
 def _random(spec: Instruction, rng: Random) -> Vector:
@@ -78,14 +65,21 @@ def _random(spec: Instruction, rng: Random) -> Vector:
         half = spec.shape.k // 2
         a[half : 2 * half] = [_negated(spec.a, code) for code in a[:half]]
         b[half : 2 * half] = b[:half]
-    scale_a, scale_b = (
-        tuple(_code(side.format, rng, _middle(side.format), spread) for _ in range(fields(spec)[name].codes))
-        if side
-        else ()
-        for name, side in (("scale_a", spec.scale and spec.scale.a), ("scale_b", spec.scale and spec.scale.b))
-    )
+    scales = {
+        name: tuple(_code(fmt, rng, _middle(fmt), spread) for fmt, count in levels for _ in range(count))
+        for name, levels in scale_levels(spec).items()
+    }
+    words = tuple(rng.getrandbits(32) for _ in range(draws(spec)))
     c = _code(spec.c_format, rng, middle_a + middle_b, None if spread is None else 2 * spread)
-    return Vector(tuple(a), tuple(b), scale_a, scale_b, c, case=f"random: {kind}")
+    return Vector(
+        tuple(a),
+        tuple(b),
+        scales.get("scale_a", ()),
+        scales.get("scale_b", ()),
+        c,
+        random=words,
+        case=f"random: {kind}",
+    )
 
 
 def _middle(fmt: Format) -> int:
@@ -95,7 +89,7 @@ def _middle(fmt: Format) -> int:
 
 def _code(fmt: Format, rng: Random, middle: int, spread: int | None) -> int:
     """Return a random code; with a `spread`, that of a finite number whose exponent is at most `spread` from `middle`."""
-    if spread is None or fmt.kind == "integer":
+    if spread is None or fmt.kind != "float":
         return rng.getrandbits(fmt.bits)
     lowest = (
         0 if fmt.zero and fmt.min_exponent >= middle - spread else max(middle - spread, fmt.min_exponent) + fmt.bias
@@ -112,5 +106,7 @@ def _code(fmt: Format, rng: Random, middle: int, spread: int | None) -> int:
 def _negated(fmt: Format, code: int) -> int:
     if fmt.kind == "integer":
         return -code & ((1 << fmt.bits) - 1) if fmt.signed else code
+    if fmt.kind == "table":
+        return code
     no_negative_zero = fmt.nan == "negative-zero" and code == 0
     return code ^ (1 << (fmt.magnitude_bits + fmt.low_padding)) if fmt.signed and not no_negative_zero else code

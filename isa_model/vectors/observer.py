@@ -163,7 +163,7 @@ class Observer:
         """Return the sums, roundings and scaled terms of golden.dot on a vector, and D."""
         spec, trace = self.spec, Trace()
         terms = golden.products(spec, vector.a, vector.b)
-        running = golden.read(spec, spec.c_format, vector.c)
+        running = golden.read(spec, spec.c_format, vector.c, spec.flush_c)
         if spec.scaled_stage == -1:
             terms = self._scaled(trace, terms, 1, vector)
         (*inner, (last_name, last)) = spec.stages.items()

@@ -138,7 +138,7 @@ class Reaches:
                 level = self._scaled(level, index)
 
     def _products(self) -> Reach:
-        product = times(*(of_format(fmt, self.spec.flush_inputs) for fmt in (self.spec.a, self.spec.b)))
+        product = times(*(of_format(fmt, self.spec.flush_operands) for fmt in (self.spec.a, self.spec.b)))
         limit = self.spec.infinite_from
         if limit is None or product.largest.leading_exponent < limit:
             return product
@@ -171,7 +171,7 @@ class Reaches:
 
     def _stage(self, index: int, stage: Stage, terms: Reach) -> Reach:
         if index == len(self.spec.stages) - 1:
-            sums = self._sum(stage, terms, of_format(self.spec.c_format, self.spec.flush_inputs))
+            sums = self._sum(stage, terms, of_format(self.spec.c_format, self.spec.flush_c))
             self.sums.append(sums)
             return sums.total
         sums = self._sum(stage, terms, None)

@@ -25,12 +25,14 @@ class Vector(NamedTuple):
     b: tuple[int, ...]
     """Codes of a column of B."""
     scale_a: tuple[int, ...]
-    """Codes of the scales of A along K; empty if A has none."""
+    """Codes of the scales of A along K, level after level, the finest first; empty if A has none."""
     scale_b: tuple[int, ...]
-    """Codes of the scales of B along K; empty if B has none."""
+    """Codes of the scales of B along K, level after level, the finest first; empty if B has none."""
     c: int
     d: int = -1
     """Code of D; -1 until it is computed."""
+    random: tuple[int, ...] = ()
+    """Random words of 32 bits in the order of stages, blocks and registers, of which a register takes the upper bits."""
     case: str = ""
     """Purpose of the vector, for people: the bin it was built for, or its kind of random operands."""
 
@@ -60,16 +62,51 @@ class Vectors(NamedTuple):
 
 
 def fields(spec: Instruction) -> dict[str, Field]:
-    """Return the fields of an instruction's vectors by name, in the order of the files; scales only if it has them."""
-    k, scale = spec.shape.k, spec.scale
+    """Return the fields of an instruction's vectors by name, in the order of the files.
+
+    Scales and random words are there only if it takes them. Codes of several levels of scales have the bits of the widest.
+    """
+    k = spec.shape.k
     result = {"a": Field(k, spec.a.bits, spec.a.name), "b": Field(k, spec.b.bits, spec.b.name)}
-    if scale and scale.a:
-        result["scale_a"] = Field(-(-k // scale.a.group[1]), scale.a.format.bits, scale.a.format.name)
-    if scale and scale.b:
-        result["scale_b"] = Field(-(-k // scale.b.group[0]), scale.b.format.bits, scale.b.format.name)
+    for name, levels in scale_levels(spec).items():
+        formats = [fmt for fmt, _ in levels]
+        names = ", then ".join(fmt.name for fmt in formats)
+        result[name] = Field(sum(count for _, count in levels), max(fmt.bits for fmt in formats), names)
+    if words := draws(spec):
+        result["random"] = Field(words, 32, "random words")
     result["c"] = Field(1, spec.c_format.bits, spec.c_format.name)
     result["d"] = Field(1, max(spec.accumulator.bits, (spec.nan_code or 0).bit_length()), spec.accumulator.name)
     return result
+
+
+def scale_levels(spec: Instruction) -> dict[str, list[tuple[Format, int]]]:
+    """Return the scales of one dot product by field: the format of each level, the finest first, and its number of codes."""
+    sides = (("scale_a", spec.scale.a, 1), ("scale_b", spec.scale.b, 0)) if spec.scale else ()
+    return {
+        name: [(level.format, -(-spec.shape.k // level.along(axis))) for level in side.levels]
+        for name, side, axis in sides
+        if side
+    }
+
+
+def draws(spec: Instruction) -> int:
+    """Return the number of random words that one dot product takes."""
+    each = 0
+    for i, stage in enumerate(spec.stages.values()):
+        blocks = spec.shape.k // spec.products_per_result(i) * (stage.chain or 1)
+        each += blocks * sum(bool(register.random_bits) for register in stage.result)
+    return each
+
+
+def answer(spec: Instruction, v: Vector) -> int:
+    """Return the code of D of one vector by the golden model."""
+    scales: dict[str, Any] = {}
+    for name, levels in scale_levels(spec).items():
+        ends = np.cumsum([count for _, count in levels])[:-1]
+        own = [part.tolist() for part in np.split(np.array(getattr(v, name), np.uint64), ends)]
+        scales[name] = own if len(levels) > 1 else own[0]
+    words = iter(v.random)
+    return golden.dot(spec, v.a, v.b, v.c, **scales, draw=lambda block, register: next(words))
 
 
 def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engine: Any = "auto") -> list[int]:
@@ -84,8 +121,8 @@ def outputs(spec: Instruction, vectors: list[Vector] | tuple[Vector, ...], engin
             return outputs(spec, vectors, "cpu")
         except ValueError:  # the engine cannot compute this spec
             return outputs(spec, vectors, "golden")
-    if engine == "golden":
-        return [golden.dot(spec, v.a, v.b, v.c, v.scale_a, v.scale_b) for v in vectors]
+    if engine == "golden" or spec.is_stochastic or any(side.coarser for side in spec.scales):
+        return [answer(spec, v) for v in vectors]  # random words have no seed; levels of scales, no lines of their own
     apart = spec.per_line()
     results: list[int] = []
     for start in range(0, len(vectors), 64):

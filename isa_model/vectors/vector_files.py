@@ -162,7 +162,7 @@ def _read_lines(path: Path) -> Vectors:
     vectors = []
     for number, text in enumerate(rest, 2):
         line = _object(path, number, text)
-        values: dict[str, Any] = {"scale_a": (), "scale_b": ()}
+        values: dict[str, Any] = {"scale_a": (), "scale_b": (), "random": ()}
         for name, shape in shapes.items():
             given = line.get(name)
             codes = [given] if isinstance(given, str) else given if isinstance(given, list) else []
@@ -194,7 +194,7 @@ def _read_hex(folder: Path) -> Vectors:
         if len(packed) != header.get("vectors"):
             raise InputError.of(f"{path} holds {len(packed)} words, its header says {header.get('vectors')}")
     vectors = [
-        Vector(**{"scale_a": (), "scale_b": (), **dict(zip(values, row, strict=True))})
+        Vector(**{"scale_a": (), "scale_b": (), "random": (), **dict(zip(values, row, strict=True))})
         for row in zip(*values.values(), strict=True)
     ]
     return _checked(main, header, spec, vectors)

@@ -13,6 +13,7 @@ from math import ceil, floor, inf, ldexp, log2, sqrt
 from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers
 from codesign.evidence.bounds.terms import Factor, Sums, bits_of, exp2, held, power_of_two, products, scaled
 from isa_model.codec import largest_finite
+from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
@@ -29,9 +30,11 @@ class Step:
     steps: int
     """Blocks that are added one after the other."""
     products: int
-    """Products that one block sums."""
+    """Products along K that one block sums, with those that sparsity leaves out."""
     terms: Errors
-    """Errors of the terms, relative to their mass."""
+    """Errors of the terms before they are scaled, relative to their mass."""
+    scales: Errors
+    """Errors of rounding the product of scales and the scaled term, relative to the term."""
     block: Errors
     """Errors of cutting terms to a block's largest term, relative to that term's mass."""
     running: Errors
@@ -81,10 +84,12 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     """Return the bounds for sums over `k` products, filled up with zeros to whole instructions.
 
     `c` allows any C that its format holds; without it sums start from zero. `normal` excludes subnormal operands.
-    Raises ValueError unless `k` is positive.
+    Raises ValueError unless `k` is positive. Raises InputError for inverted terms, offsets above 0 and remainders, for which no
+    bound is derived.
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least 1")
+    check(instruction)
     whole = -(-k // instruction.shape.k)
     spec = instruction.dense
     every = whole * spec.shape.k
@@ -93,14 +98,24 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     steps, spanned = [], 1
     overflow = inf if spec.infinite_from is None else power_of_two(spec.infinite_from) * (1 - 2.0**-50)
     for index, (name, stage) in enumerate(spec.stages.items()):
+        terms, scales = sums.errors, NOTHING
         if spec.scaled_stage == index - 1:
+            scales = scaled(spec, replace(sums, errors=NOTHING), spanned).errors
             sums = scaled(spec, sums, spanned)
             overflow = min(overflow, *(_limit(r, sums, spec) for r in (spec.scale and spec.scale.result,) if r), inf)
         last = index == len(spec.stages) - 1
         blocks = every // (spanned * stage.terms) if last else stage.chain or 1
         step = _step(spec, stage, sums, blocks, c and last)
         sums = _after(spec, stage, sums, step, c and last)
-        steps.append(replace(step, stage=name, products=spanned * stage.terms))
+        steps.append(
+            replace(
+                step,
+                stage=name,
+                products=spanned * stage.terms * instruction.shape.k // spec.shape.k,
+                terms=terms,
+                scales=scales,
+            )
+        )
         overflow = min(overflow, *(_limit(r, sums, spec) for r in stage.result), inf)
         spanned *= stage.inputs
     errors = sums.errors
@@ -115,6 +130,25 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
         overflow=overflow,
         steps=tuple(steps),
     )
+
+
+def check(spec: Instruction) -> None:
+    """Raise InputError for an instruction whose sums have no bound here."""
+    for name, stage in spec.stages.items():
+        fields = {"opposing": stage.opposing != "negate", "offset": stage.offset > 0, "remainder": stage.remainder}
+        field = next((field for field, there in fields.items() if there), "")
+        if field:
+            message = f"{spec.name}: no error bound is derived for `{field}` of stage `{name}`"
+            raise InputError.of(message, "the bound of the same instruction without it; `numerics` measures its errors")
+
+
+def is_bounded(spec: Instruction) -> bool:
+    """Return whether the sums of an instruction have a bound here."""
+    try:
+        check(spec)
+    except InputError:
+        return False
+    return True
 
 
 def _limit(register: Register, sums: Sums, spec: Instruction) -> float:
@@ -161,7 +195,7 @@ def _step(spec: Instruction, stage: Stage, sums: Sums, blocks: int, c: bool) -> 
                 block = block.beside(value.or_else(_left_out(stage)).times(weight))
     register, _ = of_registers(stage.result, lowest, highest, _significant(stage, sums))
     further, rounded = (blocks, blocks) if c else _lossy(stage, sums, blocks, lowest)
-    return Step("", blocks, 0, sums.errors, block, running, register, further, rounded)
+    return Step("", blocks, 0, NOTHING, NOTHING, block, running, register, further, rounded)
 
 
 def _cut(mode: Rounding, kept: int, bits: float) -> Errors:
@@ -241,8 +275,8 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
     block, running, register = step.block, step.running, step.register
     inward = all(e.inward for e in (sums.errors, block, running, register))
     # A block's terms lose parts of their own mass; the running value loses, or makes others lose, in every further block.
-    own = [(sums.errors.beside(block), 1)] if sums.errors.inward and block.inward else [(sums.errors, 1), (block, 1)]
-    worst, grown = compounded(*own, (running, further), (register, rounded))
+    own = [sums.errors.beside(block)] if sums.errors.inward and block.inward else [sums.errors, block]
+    worst, grown = compounded(own, [(running, further), (register, rounded)])
     mean = (sums.errors.mean + block.mean + running.mean * further + register.mean * rounded) * grown
     variance = sums.errors.variance + block.variance + running.variance * further + register.variance * rounded
 
@@ -252,9 +286,7 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
     if stage.zero_exponent is not None and (block.worst or running.worst):
         lost += _every(stage) * power_of_two(stage.zero_exponent)
     _, underflow = of_registers(stage.result, _lowest(spec, sums, c), inf, None)
-    if (
-        spec.flush_inputs and list(spec.stages.values())[-1] is stage
-    ):  # the next instruction reads a subnormal D as zero
+    if spec.flush_c and list(spec.stages.values())[-1] is stage:  # the next instruction reads a subnormal D as zero
         underflow += power_of_two(spec.accumulator.min_exponent)
     absolute = (n * sums.absolute + lost + underflow) * blocks * grown
     errors = Errors(worst, mean, variance * grown * grown, inward)

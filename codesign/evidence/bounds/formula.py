@@ -26,32 +26,43 @@ def formulas(limits: Bound) -> Iterator[str]:
 
 def _formula(step: Step, before: str, n: str) -> str:
     """Return the formula of one stage; `before` is the name of the error of the stage below, empty for none."""
-    further, rounded = (_count(n, step.steps - count) for count in (step.further, step.rounded))
-    if not before:  # no stage below rounds: this is the rounding of the scales' product
-        before = binary(step.terms.worst)
-    terms, block = (step.terms, before, ""), (step.block, binary(step.block.worst), "")
-    parts = [
-        terms,
-        block,
-        (step.running, binary(step.running.worst), further),
-        (step.register, binary(step.register.worst), rounded),
-    ]
-    if step.terms.inward and step.block.inward and step.terms.worst and step.block.worst:
-        parts[:2] = [(step.terms.beside(step.block), f"{before} - {block[1]}", "")]
-    used = [part for part in parts if part[0].worst and (part[0] is not step.running or step.further)]
-    if len(used) == 1 and not used[0][2]:
-        return used[0][1]
-    taken, grown = (
-        " ".join(
-            f"(1 {sign} {x})" + (f"^{power}" if power else "") for errors, x, power in used if errors.inward is inward
-        )
-        for sign, inward in (("-", True), ("+", False))
-    )
-    if not grown:
-        return f"1 - {taken}" if taken else ""
-    single = [x for errors, x, power in used if errors.inward]
-    rest = f" (1 + {single[0]})" if len(single) == 1 and taken.endswith(")") else f" (2 - {taken})" if taken else ""
-    return f"{grown}{rest} - 1"
+    named = [(step.terms, before), (step.scales, binary(step.scales.worst))]
+    terms = [x for errors, x in named if errors.worst]
+    made: list[str] = []  # factors by which sums grow
+    lost: list[str] = []  # factors of what roundings towards zero leave
+    whole = ""  # what the only factor of `lost` takes from 1
+    if step.terms.inward and step.scales.inward and step.block.inward:
+        *first, last = [*terms, binary(step.block.worst)] if step.block.worst else [*terms, ""]
+        if len(first) > 1 and last:
+            lost.append(f"({' '.join(f'(1 - {x})' for x in first)} - {last})")
+        else:
+            lost += [f"(1 - {x})" for x in ([" - ".join([*first, last])] if last else first)]
+            whole = " + ".join([*first, *([last] if last else [])]) if len(lost) == 1 else ""
+    else:
+        inward = step.terms.inward and step.scales.inward
+        (lost if inward else made).extend(f"(1 {'-' if inward else '+'} {x})" for x in terms)
+        if step.block.worst:
+            (lost if step.block.inward else made).append(
+                f"(1 {'-' if step.block.inward else '+'} {binary(step.block.worst)})"
+            )
+        whole = lost[0][5:-1] if len(lost) == 1 else ""
+    added, total = [], 0.0
+    for errors, count in ((step.running, step.further), (step.register, step.rounded)):
+        x, times = binary(errors.worst), _count(n, step.steps - count)
+        if errors.worst and count and errors.inward:
+            lost.append(f"(1 - {x})" + (f"^{times}" if times else ""))
+            whole = x if len(lost) == 1 and not times else ""
+        elif errors.worst and count:
+            added.append(f"{x} {times}".rstrip())
+            total += errors.worst * count
+    if added:
+        made.append(f"(1 + {' + '.join(added)})" if total <= 1 else f"L({' + '.join(added)})")
+    if not made:
+        return whole or (f"1 - {' '.join(lost)}" if lost else "")
+    if len(made) == 1 and not lost and made[0][0] == "(":
+        return made[0][5:-1]
+    taken = f" (1 + {whole})" if whole else f" (2 - {' '.join(lost)})" if lost else ""
+    return f"{' '.join(made)}{taken} - 1"
 
 
 def _count(n: str, idle: int) -> str:

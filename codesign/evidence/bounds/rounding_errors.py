@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, expm1, inf, ldexp, log1p
+from math import ceil, expm1, floor, inf, ldexp, log1p
 
 from isa_model.rounding import Rounding
 from isa_model.stage import Register
@@ -25,7 +25,7 @@ class Errors:
 
     def then(self, other: Errors) -> Errors:
         """Return the errors of this rounding followed by another."""
-        worst = compounded((self, 1), (other, 1))[0] if self.worst and other.worst else self.worst + other.worst
+        worst = compounded((self, other))[0] if self.worst and other.worst else self.worst + other.worst
         return Errors(worst, self.mean + other.mean, self.variance + other.variance, self.inward and other.inward)
 
     def times(self, unit: float, count: float = 1) -> Errors:
@@ -106,14 +106,29 @@ def of_registers(
     return errors, absolute
 
 
-def compounded(*steps: tuple[Errors, int]) -> tuple[float, float]:
-    """Return the largest relative error after steps, each taken a number of times, and the factor by which sums can grow.
+def compounded(once: Sequence[Errors], every: Sequence[tuple[Errors, int]] = ()) -> tuple[float, float]:
+    """Return the largest relative error after some steps, and the factor by which sums can grow.
 
-    Steps that only take away leave a share Q = (1 - x)**n, others let sums grow by G = (1 + x)**n. What is taken away is part
-    of what has grown, so that the error is at most G (1 - Q) + G - 1.
+    Errors of `once` are relative to the terms. Those of `every`, each with a count, are relative to two to the exponent of
+    a running value. Steps that only take away leave a share Q, a product of (1 - x)**n. Others let sums grow by G: (1 + x) for
+    each of `once`, `grown` for the rest. What is taken away is part of what has grown, so that the error is at most
+    G (1 - Q) + G - 1.
     """
+    steps = [*((e, 1) for e in once), *every]
     gone = any(e.inward and e.worst >= 1 and n for e, n in steps)
     taken = 1.0 if gone else abs(expm1(sum(n * log1p(-e.worst) for e, n in steps if e.inward)))
-    power = sum(n * log1p(e.worst) for e, n in steps if not e.inward)
-    grown = expm1(power) if power < 700 else inf
-    return ((1 + grown) * taken + grown if grown < inf else inf), 1 + grown
+    more = grown(sum(n * e.worst for e, n in every if not e.inward))
+    for e in once:
+        more += (0.0 if e.inward else e.worst) * (1 + more)
+    return ((1 + more) * taken + more if more < inf else inf), 1 + more
+
+
+def grown(added: float) -> float:
+    """Return L(added) - 1, by which a magnitude of 1 can grow under roundings that add up to `added`.
+
+    A rounding adds at most x 2**e to a magnitude from 2**e on. The logarithm that is straight within each binade, e + y for
+    2**e (1 + y), then grows by at most x. L, its inverse, gives 1 + `added` up to 1 (as Jeannerod and Rump 2013 for sums
+    rounded to nearest), and never more than the usual (1 + x)**n.
+    """
+    whole = floor(added) if added < 1000 else 1000
+    return added if whole == 0 else inf if whole == 1000 else ldexp(1 + added - whole, whole) - 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from codesign.evidence.bounds.curves import growth
-from codesign.evidence.bounds.derive import bound
+from codesign.evidence.bounds.derive import bound, is_bounded
 from codesign.evidence.bounds.metrics import METRICS
 from codesign.evidence.numerics.other_cases import of_bits, other_lengths
 from codesign.evidence.sampling import Sampling
@@ -55,11 +55,11 @@ class Bounds(Source):
     def gather(self, subject: Subject) -> Evidence:
         """Return the bounds on every GEMM; none for a proposal whose sums are today's."""
         proposal = subject.proposal
-        if proposal.multiplies_as_today:
+        if proposal.multiplies_as_today or not is_bounded(proposal.proposed()):
             return Evidence(source="bounds", figures=())
         figures = tuple(self.figures(subject))
         plot = growth(proposal.proposed(), subject.sampling.seeds[0])
-        said = compared("bounds.worst_relative", figures, WITH, WITH)
+        said = compared("bounds.worst_relative", figures, WITH)
         return Evidence(
             source="bounds",
             figures=figures,
@@ -118,6 +118,8 @@ SOURCE = Bounds()
 def figures_of(compared: Compared, gemm: Gemm) -> Iterator[Figure]:
     """Yield the figures of a variant on one GEMM."""
     instruction = compared.multiplying(gemm)
+    if not is_bounded(instruction):
+        return
     limits = bound(instruction, gemm.k)
     for metric, value in zip(METRICS, (limits.worst, limits.probable(), -limits.mean), strict=True):
         shown = _up(value)

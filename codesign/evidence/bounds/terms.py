@@ -77,7 +77,7 @@ class Sums:
 
 def products(spec: Instruction, normal: bool) -> Sums:
     """Return what is known of a product A[m, k] * B[k, n]."""
-    no_subnormals = normal or bool(spec.flush_inputs)
+    no_subnormals = normal or bool(spec.flush_operands)
     lowest, least, highest, bits, significant = 0, 0, 0.0, 0, 0
     for fmt in (spec.a, spec.b):
         lowest += fmt.min_lsb_exponent

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from math import floor, inf, log2
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from codesign.evidence.bounds.derive import Bound, bound
 from isa_model.codec import decode, encode, largest_finite, number_of
 from isa_model.formats import Format
 from isa_model.golden import deal
-from isa_model.instruction import Instruction, Scaling
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Scaling
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ LEAD, BESIDE, FIRST, ODD, FILL, NONE = range(6)
 """Places of products: the lead; those with its scales; the others of its block; one of every later block; the others there."""
 REFINED = 4
 """Inputs found first whose small products are then chosen place by place."""
+SEARCHED = 1 << 13
+"""Most products of the sums that a search tries; the best inputs found are continued to longer ones."""
 
 Layout = tuple[int, int]
 """`level` and `heads` of a Witness."""
@@ -79,8 +83,19 @@ class Bench:
         whole = -(-k // instruction.shape.k) * instruction.shape.k
         self.filled = sparsity.stored(whole) if sparsity else whole
         self.products = -(-k * self.spec.shape.k // instruction.shape.k)
-        self.places = {layout: self._places(*layout) for layout in self._layouts()}
-        self.multiply, self.fast = _engine(self.spec)
+        self.layouts = list(self._layouts())
+        self._made: dict[Layout, NDArray[np.int8]] = {}
+
+    @cached_property
+    def engine(self) -> tuple[Callable[..., Any], bool]:
+        """The exact engine for many small products, and whether it is compiled."""
+        return _engine(self.spec)
+
+    def places(self, layout: Layout) -> NDArray[np.int8]:
+        """Return the place of each product in a layout, NONE for zeros that fill up."""
+        if layout not in self._made:
+            self._made[layout] = self._places(*layout)
+        return self._made[layout]
 
     def _layouts(self) -> Iterator[Layout]:
         """Yield the layouts to try.
@@ -97,7 +112,7 @@ class Bench:
             yield from ((-1, int(n)) for n in counts if n < self.filled // spec.span)
 
     def _places(self, level: int, heads: int) -> NDArray[np.int8]:
-        """Return the place of each product, NONE for zeros that fill up; `level` and `heads` as in Witness."""
+        """Return `places` of a layout by its `level` and `heads`, as in Witness."""
         import numpy as np
 
         spec, found = self.spec, np.full(self.filled, FILL, np.int8)
@@ -132,9 +147,9 @@ class Bench:
         """
         spec, (a, b) = self.spec, witness.pairs[LEAD]
         largest = abs(_value(spec, spec.a, a) * _value(spec, spec.b, b)) * max(witness.heads * spec.span, 1)
-        factors = (Fraction(1), 1 - Fraction(1, 1 << 60)) if self.fast else (Fraction(1),)
+        factors = (Fraction(1), 1 - Fraction(1, 1 << 60)) if self.engine[1] else (Fraction(1),)
         leading = _leading(largest) + witness.boost
-        targets = (factor * Fraction(2) ** (leading - t) for t in _binades(spec, self.fast) for factor in factors)
+        targets = (factor * Fraction(2) ** (leading - t) for t in _binades(spec, self.engine[1]) for factor in factors)
         found = dict.fromkeys(pair for target in targets if (pair := _pair(spec, target)))
         return [(spec.a.zero_code, spec.b.zero_code), *found]
 
@@ -144,7 +159,7 @@ class Bench:
 
         from isa_model.array_codec import code_dtype
 
-        spec, places = self.spec, self.places[witness.layout]
+        spec, places = self.spec, self.places(witness.layout)
         a = np.array([*(p[0] for p in witness.pairs), spec.a.zero_code], code_dtype(spec.a))[places][None, :]
         b = np.array([*(p[1] for p in witness.pairs), spec.b.zero_code], code_dtype(spec.b))[places][:, None]
         return a, b, self._scales(witness)[0]
@@ -155,9 +170,9 @@ class Bench:
 
         from isa_model.array_codec import code_dtype
 
-        spec, places = self.spec, self.places[witness.layout]
+        spec, places = self.spec, self.places(witness.layout)
         a, b, scales = self.operands(witness)
-        d = self.multiply(a, b, np.zeros((1, 1), code_dtype(spec.c_format)), *scales)
+        d = self.engine[0](a, b, np.zeros((1, 1), code_dtype(spec.c_format)), *scales)
         number = decode(spec.accumulator, int(d[0, 0]))
         if number.special:
             return None
@@ -179,7 +194,7 @@ class Bench:
         if scale is None:
             return [None, None], [(Fraction(1), None)]
         k, value = np.arange(self.filled), np.full(self.filled, scale.power)
-        leads = k[self.places[witness.layout] == LEAD]
+        leads = k[self.places(witness.layout) == LEAD]
         codes: list[Any] = []
         shares = _shares(scale, witness.boost)
         for side, shape, (low, high) in ((scale.a, (1, -1), shares[0]), (scale.b, (-1, 1), shares[1])):
@@ -200,15 +215,30 @@ def search(instruction: Instruction, k: int, thorough: bool = True) -> tuple[Bou
     """Return the bound for `k` products, and the input found that comes nearest to it; None if sums are exact or no input fits.
 
     A search that is not `thorough` tries two leads with the same small products at all places, and takes about a tenth of a
-    second; so does that of an instruction that no engine compiles.
+    second; so does that of an instruction that no engine compiles. Random bits are part of an input: all are set.
     """
     limits = bound(instruction, k)
-    spec = instruction.dense
-    if not limits.worst or "integer" in (spec.a.kind, spec.b.kind):
+    if not limits.worst:
         return limits, None
     bench = Bench(instruction, k)
-    thorough = thorough and bench.fast
-    most = Fraction(min(limits.overflow, 1e300)) / 2
+    if k > SEARCHED:
+        found = _found(Bench(instruction, SEARCHED), bound(instruction, SEARCHED), thorough)[:REFINED]
+        made = [m for x in found if x.layout in bench.layouts and (m := bench.run(x)) and m.mass <= _most(limits)]
+    else:
+        made = _found(bench, limits, thorough)
+    chosen = max((m for m in made if m.mass), key=lambda m: m.attained(limits), default=None)
+    return limits, chosen
+
+
+def _most(limits: Bound) -> Fraction:
+    """Return the largest mass of an input: no overflow is near."""
+    return Fraction(min(limits.overflow, 1e300)) / 2
+
+
+def _found(bench: Bench, limits: Bound, thorough: bool) -> list[Witness]:
+    """Return the best input of each layout and lead, the nearest to the bound first."""
+    spec, most = bench.spec, _most(limits)
+    thorough = thorough and bench.engine[1]
     zero = (spec.a.zero_code, spec.b.zero_code)
 
     def best(candidates: Iterable[Witness]) -> Witness:
@@ -216,7 +246,7 @@ def search(instruction: Instruction, k: int, thorough: bool = True) -> tuple[Bou
         return max(made, key=lambda m: m.attained(limits), default=Witness(-1, 0, 0, ((0, 0),) * NONE))
 
     found = []
-    for level, heads in (x for x in bench.places if thorough or x[1] in (0, 16)):
+    for level, heads in (x for x in bench.layouts if thorough or x[1] in (0, 16)):
         for boost in _boosts(spec) if level < 0 else [0]:
             leads = _leads(spec, limits)
             tried = leads if thorough else [leads[0], leads[-1]]
@@ -230,11 +260,10 @@ def search(instruction: Instruction, k: int, thorough: bool = True) -> tuple[Bou
     found.sort(key=lambda m: -m.attained(limits))
     for i in range(min(REFINED, len(found)) if thorough else 0):
         for place in (BESIDE, FIRST, ODD, FILL):
-            if place in bench.places[found[i].layout]:
+            if place in bench.places(found[i].layout):
                 one = found[i]
                 found[i] = best([one, *(replace(one, pairs=_with(one.pairs, place, x)) for x in bench.small(one))])
-    chosen = best(found)
-    return limits, chosen if chosen.mass else None
+    return sorted(found, key=lambda m: -m.attained(limits))
 
 
 def _with(pairs: tuple[Pair, ...], place: int, pair: Pair) -> tuple[Pair, ...]:
@@ -243,15 +272,27 @@ def _with(pairs: tuple[Pair, ...], place: int, pair: Pair) -> tuple[Pair, ...]:
 
 def _engine(spec: Instruction) -> tuple[Callable[..., Any], bool]:
     """Return an exact engine for many small products, and whether it is compiled."""
+    import numpy as np
+
+    from isa_model import golden
     from isa_model.array_codec import to_codes
     from isa_model.engines import cpu
     from isa_model.engines.plan import Unsupported
     from isa_model.matmul import matmul
 
     def slow(a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
-        seed = 0 if spec.is_stochastic else None
-        return to_codes(spec.accumulator, matmul(spec, a, b, c, scale_a, scale_b, seed=seed))
+        return to_codes(spec.accumulator, matmul(spec, a, b, c, scale_a, scale_b))
 
+    def upward(a: Any, b: Any, c: Any, scale_a: Any, scale_b: Any) -> Any:
+        """Return D with random bits that are all set: each stochastic rounding goes away from zero."""
+        codes = line(a), line(b), int(c[0, 0])
+        return np.array([[golden.dot(spec, *codes, line(scale_a), line(scale_b), draw=lambda *_: 0xFFFFFFFF)]])
+
+    def line(x: Any) -> list[Any]:
+        return [line(y) for y in x] if isinstance(x, list) else [] if x is None else x.ravel().tolist()
+
+    if spec.is_stochastic:
+        return upward, False
     try:
         return cpu.prepared(spec), True
     except (cpu.NoCompiler, Unsupported):
@@ -265,7 +306,7 @@ def _value(spec: Instruction, fmt: Format, code: int) -> Fraction:
     """Return the number that an operand's code is read as."""
     number = decode(fmt, code)
     tiny = fmt.kind == "float" and number.significand < 1 << fmt.mantissa_bits
-    return Fraction(0) if spec.flush_inputs and tiny else number.exact()
+    return Fraction(0) if spec.flush_operands and tiny else number.exact()
 
 
 def _power(fmt: Format, exponent: int) -> int:
@@ -308,7 +349,7 @@ def _leads(spec: Instruction, limits: Bound) -> list[Pair]:
     exponents = dict.fromkeys(min(e, room) for e in (min(top - 1, WIDE), (top + 1) // 2, 0))
     found = [_pair(spec, Fraction(2) ** e) for e in exponents]
     for sub, other, swap in ((spec.a, spec.b, False), (spec.b, spec.a, True)):
-        if sub.kind == "float" and sub.mantissa_bits and not spec.flush_inputs:
+        if sub.kind == "float" and sub.mantissa_bits and not spec.flush_operands:
             least, most = 1 << sub.low_padding, min(other.max_exponent, room - sub.min_lsb_exponent)
             power = _power(other, most)
             found.append((power, least) if swap else (least, power))
@@ -331,6 +372,11 @@ def _binades(spec: Instruction, many: bool) -> range:
     """Return the binades below the lead in which a product, or the sum of many, can be lost."""
     kept = [x for s in spec.stages.values() for x in (s.fraction_bits, s.aligned and s.accumulator_fraction_bits) if x]
     kept += [r.format.mantissa_bits for s in spec.stages.values() for r in s.result if r.format.kind == "float"]
+    if spec.is_stochastic:  # down to the last random bit, above which all set ones carry
+        drawn = [
+            r.format.mantissa_bits + r.random_bits for s in spec.stages.values() for r in s.result if r.random_bits
+        ]
+        return range(min(drawn) - 2, min(drawn) + 1)
     if not many:
         return range(max(kept), max(kept) + 3)
     subnormal = max(spec.a.mantissa_bits, spec.b.mantissa_bits)

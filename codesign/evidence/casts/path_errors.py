@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-TOKENS, FEATURES = 128, 256
-"""Tokens and features of each seed's tensor that are cast: whole groups in both directions."""
+TOKENS, FEATURES = 128, 128
+"""Tokens and features of a block that is cast: whole groups in both directions."""
+BLOCKS = 2
+"""Blocks of each seed, of tensors of their own. They are the clusters: what goes wrong in a block is often the fault of one
+token or channel in it, so that many small blocks show more than few large ones."""
 RUN = 4
 """Neighbouring tokens of a captured tensor that make one cluster."""
 
@@ -38,7 +41,7 @@ class Sums:
     changed: Array
     count: Array
     excess: Array
-    """Excess as in `estimates.norm`: 0 for each seed, whose norm is its unit; NaN for the parts of a tile."""
+    """Excess as in `estimates.norm`: 0 for each block, whose norm is its unit; NaN for the parts of a tile."""
 
 
 def carried(gemm: Gemm) -> Role | None:
@@ -66,8 +69,9 @@ def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[i
     }
     parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
     captured = tensors == CAPTURED
-    for seed in seeds[:1] if captured else seeds:  # captured tensors do not depend on the seed
-        x = _tensor(gemm, tensors, seed)
+    blocks = [(seed, block) for seed in seeds for block in range(BLOCKS)]
+    for seed, block in blocks[:1] if captured else blocks:  # captured tensors do not depend on the seed
+        x = _tensor(gemm, tensors, seed, block)
         wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
         arrived = {steps: walk(steps, x).values for steps in wanted}
         for variant, made in parts.items():
@@ -76,19 +80,19 @@ def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[i
     return {variant: joined(made) for variant, made in parts.items()}
 
 
-def _tensor(gemm: Gemm, tensors: str, seed: int) -> Any:
-    """Return the tensor (tokens, features)."""
+def _tensor(gemm: Gemm, tensors: str, seed: int, block: int) -> Any:
+    """Return a tensor (tokens, features): a block of a synthetic one, or a captured one whole."""
     import numpy as np
 
     if tensors == CAPTURED:
         assert gemm.recorded is not None
         return recorded(gemm.recorded)[0]
-    rng = np.random.default_rng([seed, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
+    rng = np.random.default_rng([seed, block, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
     return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
 
 
 def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
-    """Return sums over each `run` of tokens; those of a seed are in units of its own norm, so that tensors count alike."""
+    """Return sums over each `run` of tokens; those of a block are in units of its own norm, so that tensors count alike."""
     import numpy as np
 
     original = x.astype(np.float64)

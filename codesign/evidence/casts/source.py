@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from codesign.evidence.casts.metrics import METRICS
-from codesign.evidence.casts.path_errors import FEATURES, TOKENS, carried, figures_of_path
+from codesign.evidence.casts.path_errors import BLOCKS, FEATURES, TOKENS, carried, figures_of_path
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import (
     Answer,
@@ -65,15 +65,15 @@ class Casts(Source):
         assert subject.executor
         of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
         figures = tuple(f for found in subject.executor.map(of_trial, carrying) for f in found)
-        arrival = compared("cast.relative_error", figures, ARRIVES, ARRIVES)
+        arrival = compared("cast.relative_error", figures, ARRIVES)
         return Evidence(
             source="casts",
             figures=figures,
             finding=(f"Relative error of the tensor that reaches the GEMM (worst): {arrival}.",),
             sections=tuple(_sections(figures)),
             method=(
-                f"Casts are of {TOKENS} tokens by {FEATURES} features of each seed's tensor, and of all of a "
-                "captured one, BF16. Intervals have seeds, and of a captured tensor neighbouring tokens, as "
+                f"Casts are of {BLOCKS} tensors of {TOKENS} tokens by {FEATURES} features for each seed, and of all of a "
+                "captured one, BF16. Intervals have these, and of a captured tensor neighbouring tokens, as "
                 "clusters. `exact` is one cast straight from the BF16 tensor to the path's last format and groups.",
             ),
         )

@@ -7,7 +7,8 @@ from math import fsum
 
 from codesign.evidence.cost.records import CostRecord
 from codesign.figures.figure import Alternative, Kind
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
 """Dense FP8 products of one Hopper SM per clock; each doubling of operand bits halves it. NVIDIA H100 data sheet: 1979 TFLOP/s

@@ -42,7 +42,7 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     import numpy as np
 
     a, b = trial.operands(spec)  # codes of the first seed; one scale per row and column
-    step, k, scale = one_step(spec).per_line(), spec.span, spec.scale
+    step, k = one_step(spec).per_line(), spec.span
     a_codes, b_codes = a.codes[0], np.ascontiguousarray(b.codes[0].T)
     shape = a_codes.shape[0], b_codes.shape[1]
     steps = min(STEPS, a_codes.shape[1] // k)
@@ -51,13 +51,15 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     parts = []
     for i in range(steps):
         scales: dict[str, Any] = {}
-        for name, operand, along in (("scale_a", a, scale and scale.a), ("scale_b", b, scale and scale.b)):
-            if along and operand.scales is not None:
-                group = along.group[1] if name == "scale_a" else along.group[0]
-                own = operand.scales[0][:, i * k // group : -(-(i + 1) * k // group)]
-                scales[name] = own if name == "scale_a" else np.ascontiguousarray(own.T)
+        for operand in (a, b):
+            ports = [port for port in scale_inputs(step) if port.is_a == (operand is a)]
+            levels = operand.scales if isinstance(operand.scales, tuple) else (operand.scales,)
+            for port, level in zip(ports, levels, strict=False):
+                if level is not None:
+                    own = level[0][:, i * k // port.k_group : -(-(i + 1) * k // port.k_group)]
+                    scales[port.name] = own if port.is_a else np.ascontiguousarray(own.T)
         for port in scale_inputs(step):
-            if port.name not in scales:  # a cast gives the finest scales; coarser ones are ones
+            if port.name not in scales:  # levels that the cast does not have are ones
                 scales[port.name] = np.full(
                     scale_shape(port, shape[not port.is_a]),
                     code_of_one(port.level.format),

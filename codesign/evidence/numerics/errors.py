@@ -53,6 +53,8 @@ class Errors:
     total2: Array
     original2: Array
     not_finite: Array
+    overflowed: Array
+    """Outputs that are not finite, or stand at the largest number of a register that saturates."""
     filled: Array
     """Largest output over the largest number that its registers hold."""
     count: Array
@@ -145,6 +147,7 @@ def errors_of(outcome: Outcome) -> Errors:
         total2=summed(total2),
         original2=original2,
         not_finite=summed(~finite),
+        overflowed=summed(~finite if outcome.saturated is None else ~finite | _clustered(outcome, outcome.saturated)),
         filled=np.full(len(d), outcome.filled),
         count=summed(np.ones_like(d)),
         outputs=_effective(weights.reshape(len(d), -1)),
@@ -223,9 +226,9 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
 
     def overflow() -> Estimate:
         cut = largest(share(e.cut_a, e.size_a, units_a), share(e.cut_b, e.size_b, units_b))
-        if (e.filled <= ROOM).all() and not e.not_finite.any():
+        if (e.filled <= ROOM).all() and not e.overflowed.any():
             return cut  # outputs so far below every register's largest number say that none overflows, however few they are
-        return added(cut, share(e.not_finite, e.count, outputs))
+        return added(cut, share(e.overflowed, e.count, outputs))
 
     made: dict[str, Callable[[], Estimate]] = {
         "numerics.output_error": lambda: norm(e.output2, e.exact2, e.excess, e.output_most),

@@ -103,6 +103,6 @@ METRICS = (
         "numerics.overflow_share",
         "overflow",
         "share of elements cut to the largest number, of the operand with the larger one, plus the share of outputs "
-        "that are infinite or NaN",
+        "that are infinite or NaN, or stand at the largest number of an accumulator that saturates; at most 1 in all",
     ),
 )

@@ -15,8 +15,8 @@ from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise, scales_of
 from isa_model.codec import largest_finite
 from isa_model.formats import Format, named
-from isa_model.instruction import Sparsity
 from isa_model.largest import largest_magnitudes
+from isa_model.operand_fields import Sparsity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class Operand:
 
     codes: Any
     scales: Any | None
-    """Codes of the scales (seeds, lines, groups of K)."""
+    """Codes of the scales (seeds, lines, groups of K); of several levels, a tuple of such arrays, the finest first."""
     elements: Any
     multipliers: Float64 | None
     factor: Float64
@@ -67,18 +67,22 @@ class Scaled(NamedTuple):
     elements: int
 
 
-def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None) -> Operand:
+def quantised(
+    cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tensor_floor: float | None, seed: int = 0
+) -> Operand:
     """Return lines as an instruction takes them, filled up with zeros to `width` elements of K.
 
     The group of `cast` is (lines, elements of K). With `tensor_floor`, the tensor is first scaled as a whole so that its
     largest group takes the largest scale; its largest magnitude is taken to be at least the floor. Scales with a wide range
-    do not need this (`is_narrow`).
+    do not need this (`is_narrow`). `seed` is that of a cast that rounds at random, whose rows are the lines of all seeds.
     """
     import numpy as np
 
     if cast.to.kind == "integer" and not cast.to.signed:
         return _unsigned(cast, lines, width)
     x = filled(lines.x, width)
+    if cast.coarser:
+        return _in_levels(cast, x)
     factor = np.ones((*x.shape[:2], 1), np.float32)
     if scaled is not None and tensor_floor is not None and is_narrow(scaled.format):
         factor = tensor_factor(cast, scaled, x, lines, tensor_floor)
@@ -87,12 +91,13 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
     across, along = cast.group or (lines.total, width)
     across, along = min(across, lines.total), min(along, width)
     if cast.scale is None or lines.whole:
-        made = quantise(cast.model_copy(update={"group": (across, along) if cast.group else None}), flat)
+        made = quantise(cast.model_copy(update={"group": (across, along) if cast.group else None}), flat, seed=seed)
         scales = np.repeat(made.scales, across if cast.group else len(flat), axis=0)[: len(flat)]
     else:
         maxima = _largest(x, lines, across, along, factor).reshape(len(flat), -1)
         scales = scales_of(cast, maxima)
-        made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales)
+        made = quantise(cast.model_copy(update={"group": (1, along)}), flat, scales, seed)
+        scales = made.scales
     numbers = decode_array(cast.scale, scales) if cast.scale else np.ones(scales.shape)
     elements = made.made.numbers
     nonzero, lost, cut = (
@@ -110,6 +115,28 @@ def quantised(cast: Cast, scaled: Scaled | None, lines: Lines, width: int, tenso
         for of_groups in (scales, numbers)
     )
     return Operand(codes, each, elements.reshape(x.shape), multipliers, outside, nonzero, lost, cut)
+
+
+def _in_levels(cast: Cast, x: Any) -> Operand:
+    """Return lines under several levels of scales, whose groups are within a line each."""
+    import numpy as np
+
+    seeds, lines, width = x.shape
+    made = quantise(cast, x.reshape(-1, width))
+    nonzero, lost, cut = (
+        found.reshape(seeds, lines).astype(np.float64)
+        for found in (made.made.nonzero, made.made.lost, made.made.beyond)
+    )
+    return Operand(
+        made.codes.reshape(x.shape),
+        tuple(level.reshape(seeds, lines, -1) for level in made.scales),
+        made.made.numbers.reshape(x.shape),
+        made.scale_values().reshape(seeds, lines, -1),
+        np.ones((seeds, lines)),
+        nonzero,
+        lost,
+        cut,
+    )
 
 
 def _unsigned(cast: Cast, lines: Lines, width: int) -> Operand:

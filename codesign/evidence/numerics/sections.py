@@ -33,32 +33,29 @@ def finding(proposal: Proposal, figures: Sequence[Figure]) -> Iterator[str]:
 
     A proposal that keeps today's instruction has no sums of its own; its total error is given by pass.
     """
-    shown = labels(proposal)
     if proposal.multiplies_as_today:
         by_pass = [
-            f"{compared(TOTAL, _of_passes(figures, [step]), shown, BOTH, with_interval)} in {step}"
+            f"{compared(TOTAL, _of_passes(figures, [step]), BOTH, with_interval)} in {step}"
             for step in _passes(figures)
         ]
-        same = "" if "software" in shown else "; today's software is the same"
         if by_pass:
-            yield f"Total error of D (worst GEMM): {'; '.join(by_pass)}{same}."
+            yield f"Total error of D (worst GEMM): {'; '.join(by_pass)}."
         return
-    if total := compared(TOTAL, figures, shown, BOTH, with_interval):
+    if total := compared(TOTAL, figures, BOTH, with_interval):
         yield f"Total error of D (worst GEMM): {total}."
     errors, changes = [], []
     for steps, output in OUTPUTS.items():
         there = _of_passes(figures, steps)
-        if error := compared("numerics.output_error", there, shown):
+        if error := compared("numerics.output_error", there):
             errors.append(f"{error} where D is {output}")
         if output == "BF16":
-            changes.append(compared("numerics.changed_share", there, shown, BOTH, _percent))
+            changes.append(compared("numerics.changed_share", there, BOTH, _percent))
     if errors:
         yield f"Error of the sums and of rounding D, without quantisation: {'; '.join(errors)}."
     if any(changes):
         yield f"BF16 outputs that differ from exact sums: {changes[0]}."
-    if accumulation := compared("numerics.relative_frobenius", figures, shown, WITH):
-        same = "" if len(set(shown) & set(WITH)) > 1 else "; today's software and instruction are the same"
-        yield f"Error of the sums alone, before D is rounded: {accumulation}{same}."
+    if accumulation := compared("numerics.relative_frobenius", figures, WITH):
+        yield f"Error of the sums alone, before D is rounded: {accumulation}."
 
 
 def sections(proposal: Proposal, figures: Sequence[Figure], plots: tuple[Plot, ...]) -> Iterator[Section]:

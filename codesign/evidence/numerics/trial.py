@@ -23,8 +23,10 @@ from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic
 from isa_model.array_codec import code_dtype, decode_array
 from isa_model.cast import Cast
+from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
-from isa_model.instruction import Instruction, Sparsity
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import Sparsity
 from isa_model.path import Step
 from isa_model.rounding import Rounding
 from isa_model.stage import Register
@@ -62,6 +64,8 @@ class Outcome:
     """Expectation of the mean square of a seed's original products, given its scales along K."""
     filled: float = 1.0
     """Largest output over the largest number of any register behind it, or of D; 1 if unknown."""
+    saturated: NDArray[np.bool_] | None = None
+    """True where a sum stands at the largest number of the last register and that register saturates; None if it does not."""
     captured: bool = False
     """True for a whole captured tile, whose rows are the clusters; false for sampled lines of each seed's tensors."""
 
@@ -76,6 +80,15 @@ def _filled(instruction: Instruction, output: Format, sums: Float64, d: Float64)
     ]
     room = min(r.max_exponent for r in registers), output.max_exponent
     return max(float(np.ldexp(np.abs(x).max(initial=0.0), -most)) for x, most in zip((sums, d), room, strict=True))
+
+
+def _saturated(instruction: Instruction, sums: Float64) -> NDArray[np.bool_] | None:
+    """Return where sums stand at the largest number of the last register; None unless it saturates."""
+    last = list(instruction.stages.values())[-1].result[-1]
+    if (last.overflow or last.format.overflow) != "saturate":
+        return None
+    found: NDArray[np.bool_] = abs(sums) >= largest_finite(last.format)
+    return found
 
 
 class Trial:
@@ -191,15 +204,16 @@ class Trial:
             for i, seed in zip(
                 range(len(d)), self.seeds, strict=False
             ):  # a captured tile is one matrix, under the first seed
-                scale_a = None if a.scales is None else a.scales[i]
-                scale_b = None if b.scales is None else np.ascontiguousarray(b.scales[i].T)
+                scale_a = _of_seed(a.scales, i)
+                scale_b = _of_seed(b.scales, i, turned=True)
                 places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
                 d[i] = decode_array(instruction.accumulator, codes)
+        saturated = _saturated(instruction, d)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]
-        return self._outcome(instruction, flows, d)
+        return self._outcome(instruction, flows, d, saturated)
 
     def exact_outcome(self, instruction: Instruction, flows: Flows = NOTHING) -> Outcome:
         """Return exact sums of the operands, rounded once to nearest even FP32 (integers and FP64: to their accumulator)."""
@@ -210,7 +224,9 @@ class Trial:
         register = Register(format=fmt if wide else fp32, rounding=Rounding.NEAREST_EVEN)
         return self._outcome(instruction, flows, round_to(self.exact(instruction, flows), register))
 
-    def _outcome(self, instruction: Instruction, flows: Flows, d: Float64) -> Outcome:
+    def _outcome(
+        self, instruction: Instruction, flows: Flows, d: Float64, saturated: NDArray[np.bool_] | None = None
+    ) -> Outcome:
         a, b = self.operands(instruction, flows)
         factor = a.factor[:, :, None] * b.factor[:, None, :]
         output = FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"]
@@ -225,6 +241,7 @@ class Trial:
             power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
             operands=(a, b),
             expected=self.expected,
+            saturated=saturated,
             captured=self.a.whole,
         )
 
@@ -249,7 +266,7 @@ class Trial:
                 turned = self.gemm.tokens_along_k
                 made = arrived(steps, cast, scaled, lines, width, floor, turned)
             else:
-                made = quantised(cast, scaled, lines, width, floor)
+                made = quantised(cast, scaled, lines, width, floor, seed=int(which == "b"))
             self._operands[key] = pruned(made, sparsity) if sparsity else made
         return self._operands[key]
 
@@ -267,9 +284,11 @@ class Trial:
         steps = behind(self.gemm, role, flows)
         floor = self.quantisation.floor if self.quantisation.tensor_scale else None
         if cast.group is not None and k_axis == 0:
-            cast = cast.model_copy(update={"group": cast.group[::-1]})
+            turned = tuple(x.model_copy(update={"group": x.group and x.group[::-1]}) for x in cast.coarser)
+            cast = cast.model_copy(update={"group": cast.group[::-1], "coarser": turned})
         scaled = Scaled(side.format, side.group[1 - k_axis], side.group[k_axis]) if side else None
-        groups = [s.group[axis] for s, axis in ((scale.a, 1), (scale.b, 0)) if s] if scale else []
+        sides = ((scale.a, 1), (scale.b, 0)) if scale else ()
+        groups = [x.group[axis] for s, axis in sides if s for x in s.levels if x.group]
         whole = lcm(instruction.shape.k, *groups)
         sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
         return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole, sparsity
@@ -279,11 +298,11 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     """Return D of all seeds by the portable engine; None if it does not take the instruction or would need much memory."""
     import numpy as np
 
+    from isa_model.engines.batch import batch
     from isa_model.engines.plan import Unsupported
-    from isa_model.engines.portable import batch
 
     outputs = a.codes.shape[0] * a.codes.shape[1] * b.codes.shape[1]
-    if outputs > MOST_TOGETHER:
+    if outputs > MOST_TOGETHER or any(isinstance(x.scales, tuple) for x in (a, b)):
         return None
     scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
     try:
@@ -291,6 +310,17 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     except Unsupported:
         return None
     return np.asarray(decode_array(instruction.accumulator, codes))
+
+
+def _of_seed(scales: Any, i: int, turned: bool = False) -> Any:
+    """Return the scales of an operand's seed number `i`, a list of levels if there are several; transposed if `turned`."""
+    import numpy as np
+
+    if scales is None:
+        return None
+    levels = scales if isinstance(scales, tuple) else (scales,)
+    own = [np.ascontiguousarray(level[i].T) if turned else level[i] for level in levels]
+    return own if isinstance(scales, tuple) else own[0]
 
 
 MOST_TOGETHER = 1 << 16

@@ -18,7 +18,8 @@ from codesign.proposal.flows import usual
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.quantisation import Quantisation
 from codesign.workloads.gemms import ExpertCounts, Linear, Model, Role, shape_of
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleOperand
 from isa_model.path import Step
 from isa_model.stage import Spec
 
@@ -184,7 +185,8 @@ def element_bits(spec: Instruction, operand: str, columns: int = 1) -> float:
         return bits
     across = side.group[1] if operand == "b" else side.group[0]
     shared = columns // across if columns % across == 0 else 1
-    return bits + side.format.bits / (side.group[0] * side.group[1] * shared)
+    levels = (level for level in side.levels if level.group)  # one scale of the whole operand is nothing
+    return bits + sum(x.format.bits / (x.group[0] * x.group[1] * shared) for x in levels if x.group)
 
 
 def weight_bits(proposal: Proposal, spec: Instruction, rule: Quantisation) -> float:

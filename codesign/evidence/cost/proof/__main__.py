@@ -15,6 +15,7 @@ from codesign.evidence.cost.rtl.unit import unit
 from codesign.evidence.cost.synth import synthesise
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.target import meant
+from isa_model.instruction import Instruction
 
 
 def main() -> None:
@@ -23,14 +24,16 @@ def main() -> None:
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time that a theorem may take")
     parser.add_argument("--rtl-only", action="store_true", help="leave the mapped netlist out")
+    parser.add_argument("--base-only", action="store_true", help="leave a proposal's swept values out")
     arguments = parser.parse_args()
-    library = Library.own()
-    specs = []
+    library, started_at = Library.own(), commit()
+    specs: dict[str, Instruction] = {}
     for found in map(meant, arguments.targets):
-        swept = [found.proposed(value) for value in (None, *found.swept)] if isinstance(found, Proposal) else [found]
-        specs += swept
-    for spec in {design_sha256(spec): spec for spec in specs}.values():
-        record = prove(spec, arguments.seconds, commit())
+        values = () if arguments.base_only or not isinstance(found, Proposal) else found.swept
+        for spec in [found.proposed(x) for x in (None, *values)] if isinstance(found, Proposal) else [found]:
+            specs.setdefault(design_sha256(spec), spec)
+    for spec in specs.values():
+        record = prove(spec, arguments.seconds, started_at)
         if not arguments.rtl_only:
             rtlil = unit(spec)
             mapped = synthesise(rtlil, library)

@@ -80,6 +80,18 @@ def product(unit: Observed, x: TermWires, y: TermWires, result: TermWires) -> No
         unit.prove(block, reader, [], [grown.eq(p << j)])
 
 
+def infinite_from(unit: Observed, i: int) -> TermWires:
+    wires, power = unit.calls[i].args
+    result: TermWires = unit.calls[i].result
+    reader = unit.reader()
+    value = unit.term(reader, wires)
+    meant = semantics.infinite_from(value, power)
+    built = unit.term(reader, result, bind=False)
+    claims = [*semantics.same(built, meant), *unit.kept(reader, result, built, bind=False)]
+    unit.prove("products that become infinite", reader, unit.kept(reader, wires, value), claims)
+    return result
+
+
 def rounded(unit: Observed, i: int) -> TermWires:
     term, register, positive_zero, random = unit.calls[i].args
     result: TermWires = unit.calls[i].result

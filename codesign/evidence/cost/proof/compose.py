@@ -13,20 +13,27 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, TypeVar
 
-from codesign.evidence.cost.proof import blocks, semantics
+from codesign.evidence.cost.proof import blocks, integers, semantics
+from codesign.evidence.cost.proof.integers import Code, Whole
 from codesign.evidence.cost.proof.netlist_terms import Bit, NotProvable
 from codesign.evidence.cost.proof.observed import ANY, Observed
 from codesign.evidence.cost.proof.smt import Bits
 from codesign.evidence.cost.proof.sums import add
 from codesign.evidence.cost.rtl.block import TermWires
-from codesign.evidence.cost.rtl.ports import draws, scale_inputs
+from codesign.evidence.cost.rtl.ports import draws, scale_inputs, sums_integers
 from isa_model import golden
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.stage import Register, Stage
 
-Code = tuple[Bit, ...]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The zero from which a chain of blocks starts."""
+
+    format: Format
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,10 @@ class Factors:
 def prove_unit(spec: Instruction, unit: Observed) -> None:
     """Prove that the unit computes `golden.instruction` of one step, block by block. Raises NotProvable where it cannot."""
     steps = _Steps(spec, unit)
-    if spec.infinite_from is not None or spec.a.kind == "integer" or spec.is_integer:
-        raise NotProvable("operands that are integers, or products that become infinite")
+    if "integer" in (spec.a.kind, spec.b.kind) and not (spec.is_integer or sums_integers(spec)):
+        raise NotProvable("integers whose products are summed as numbers")
     on_wires = _copy_of_golden()
-    for name in ("operand", "read", "term", "times", "add", "put", "rounded", "written"):
+    for name in ("operand", "read", "products", "term", "times", "add", "put", "rounded", "written"):
         setattr(on_wires, name, getattr(steps, name))
     a, b, c = (steps.elements(name, count) for name, count in (("a", spec.span), ("b", spec.span), ("c", 1)))
     scales: dict[bool, list[list[Code]]] = {True: [], False: []}
@@ -53,7 +60,7 @@ def prove_unit(spec: Instruction, unit: Observed) -> None:
     places = {
         (d.block, spec.register_number(d.stage) + d.register): code for d, code in zip(draws(spec), random, strict=True)
     }
-    running = steps.read(spec, spec.c_format, c[0])
+    running = steps.read(spec, spec.c_format, c[0], spec.flush_c)
     value = on_wires.instruction(spec, a, b, running, of_a, of_b, 0, lambda *place: places[place])
     if list(steps.written(spec, value)) != unit.netlist.ports["d_out"]:
         raise NotProvable("wiring: D is not the code of the last register")
@@ -97,16 +104,33 @@ class _Steps:
         raise NotProvable(f"wiring: an element of {fmt.name} is not decoded")
 
     def operand(self, spec: Instruction, fmt: Format, code: Code) -> TermWires:
-        return self._decode(fmt, code, spec.flush_inputs, spec.widen)
+        return self._decode(fmt, code, spec.flush_operands, spec.widen)
 
-    def read(self, spec: Instruction, fmt: Format, code: Code) -> TermWires:
-        return self._decode(fmt, code, spec.flush_inputs, None)
+    def read(self, spec: Instruction, fmt: Format, code: Code, flush: bool | str) -> TermWires | Whole:
+        if spec.is_integer:
+            return Whole(fmt, integers.bare(fmt, code))
+        return self._decode(fmt, code, flush, None)
 
-    def term(self, fmt: Format, code: Code | int) -> TermWires:
-        bits = tuple(str(code >> i & 1) for i in range(fmt.bits)) if isinstance(code, int) else code
-        return self._decode(fmt, bits, False, None)
+    def products(self, spec: Instruction, a: Sequence[Code], b: Sequence[Code]) -> Sequence[Any]:
+        if spec.a.kind == "integer":  # multiplied where they are summed
+            return [integers.Factors(x, y) for x, y in zip(a, b, strict=True)]
+        pairs = zip(a, b, strict=True)
+        found = [self.times(self.operand(spec, spec.a, x), self.operand(spec, spec.b, y)) for x, y in pairs]
+        if spec.infinite_from is None:
+            return found
+        return [self._once(blocks.infinite_from, self.unit.find("infinite_from", x, spec.infinite_from)) for x in found]
+
+    def term(self, fmt: Format, code: Code | int) -> TermWires | Start:
+        return Start(fmt) if isinstance(code, int) else self._decode(fmt, code, False, None)
+
+    def _number(self, x: Any) -> Any:
+        """Return a term; an integer in a register is decoded."""
+        return (
+            self._decode(x.format, ("0",) * x.format.low_padding + x.code, False, None) if isinstance(x, Whole) else x
+        )
 
     def times(self, x: Any, y: Any) -> Any:
+        x = self._number(x)
         if not isinstance(y, TermWires):  # the constant scale 2**power
             power = y.number.exponent
             return replace(x, position=x.position.plus(power), align=x.align.plus(power)) if power else x
@@ -147,15 +171,25 @@ class _Steps:
         claims = semantics.same(times(times(x, y, one), z, whole), times(x, times(y, z, other), whole))
         self.unit.prove("product of scales first", reader, given, claims)
 
-    def add(self, stage: Stage, block: Sequence[TermWires], running: TermWires | None) -> tuple[TermWires, None]:
+    def add(self, stage: Stage, block: Sequence[Any], running: Any) -> tuple[TermWires | Whole, None]:
+        if isinstance(block[0], integers.Factors):
+            of_a, of_b = [x.a for x in block], [x.b for x in block]
+            i = self.unit.find("summed", ANY, of_a, of_b, ANY, running.code if isinstance(running, Whole) else ANY)
+            return self._once(integers.summed, i), None
+        if isinstance(running, Start):
+            running = self._decode(running.format, tuple("0" * running.format.bits), False, None)
+        block = [self._number(x) for x in block]
         i = self.unit.find("add", ANY, stage, block, running)
         return self._once(add, i), None
 
-    def put(self, stage: Stage, total: TermWires, _: None, draw: Callable[[int], Any]) -> TermWires:
+    def put(self, stage: Stage, total: Any, _: None, draw: Callable[[int], Any]) -> TermWires | Whole:
+        if isinstance(total, Whole):
+            return total
         for i, register in enumerate(stage.result):
             zero = i == len(stage.result) - 1 and stage.zero == "positive"
             total = self._rounded(total, register, zero, draw(i) if register.random_bits else None)
-        return total
+        result: TermWires = total
+        return result
 
     def rounded(self, value: TermWires, register: Register) -> TermWires:
         return self._rounded(value, register, False, None)
@@ -163,6 +197,8 @@ class _Steps:
     def _rounded(self, value: TermWires, register: Register, positive_zero: bool, random: Any) -> TermWires:
         return self._once(blocks.rounded, self.unit.find("rounded", value, register, positive_zero, random))
 
-    def written(self, spec: Instruction, value: TermWires) -> list[Bit]:
+    def written(self, spec: Instruction, value: TermWires | Whole) -> list[Bit]:
+        if isinstance(value, Whole):
+            return integers.extended(value, spec.accumulator)
         kept = list(spec.stages.values())[-1].result[-1].format
         return self._once(blocks.written, self.unit.find("encode", spec.accumulator, value, kept, spec.nan_code))

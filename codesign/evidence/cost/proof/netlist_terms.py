@@ -60,6 +60,13 @@ class FlatNetlist:
         self.driver: dict[Bit, tuple[int, int]] = {
             bit: (i, place) for i, cell in enumerate(self.cells) for place, bit in enumerate(cell["connections"]["Y"])
         }
+        self.inverted: dict[Bit, Bit] = {
+            a: y
+            for c in self.cells
+            if c["type"] == "$not"
+            for a, y in zip(c["connections"]["A"], c["connections"]["Y"], strict=False)
+        }
+        """Net that is the inverse of a net."""
         self.by_sum: dict[tuple[Bit, ...], Row] = {}
         self.by_carries: dict[tuple[Bit, ...], Row] = {}
         """Rows of compressors by their sum, and by their carries without the last."""
@@ -77,9 +84,6 @@ class FlatNetlist:
 
         by_output = {word(cell, "Y"): cell for cell in self.cells}
         by_inputs = {(word(c, "A"), word(c, "B")): word(c, "Y") for c in self.cells if c["type"] == "$xor"}
-        inverse = {
-            a: y for c in self.cells if c["type"] == "$not" for a, y in zip(word(c, "A"), word(c, "Y"), strict=False)
-        }
         for cell in self.cells:
             both = by_output.get(word(cell, "A")) if cell["type"] == "$or" else None
             if both is None or both["type"] != "$and":
@@ -91,7 +95,7 @@ class FlatNetlist:
                 total = by_inputs.get((half, z), ())
             else:
                 z = tuple("0" if bit == "0" else "1" for bit in word(cell, "B"))
-                total = tuple(h if c == "0" else inverse.get(h, "x") for h, c in zip(half, z, strict=False))
+                total = tuple(h if c == "0" else self.inverted.get(h, "x") for h, c in zip(half, z, strict=False))
             if len(total) == len(half) > 0:
                 yield Row(x, y, z, total, word(cell, "Y"))
 
@@ -200,10 +204,15 @@ class Reader:
         if bit in ("0", "1"):
             return None, 0
         if bit not in self.bound:
-            if bit in self.netlist.driver:
+            inverse = self.netlist.inverted.get(bit)
+            if inverse in self.bound:  # a flag and its inverse are one wire with two names
+                value, place = self.bound[inverse]
+                self.bound[bit] = (~value[place], 0)
+            elif bit in self.netlist.driver:
                 i, place = self.netlist.driver[bit]
                 return self._cell(i), place
-            self.bound[bit] = (self.script.input(1), 0)
+            else:
+                self.bound[bit] = (self.script.input(1), 0)
         return self.bound[bit]
 
     def _cell(self, i: int) -> Bits:

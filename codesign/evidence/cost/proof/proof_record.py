@@ -95,7 +95,7 @@ def find(spec: Instruction) -> ProofRecord | None:
 
 def write(record: ProofRecord, folder: Path = FOLDER) -> Path:
     """Write a record to a file named after its design, and return the path."""
-    name = record.name.replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
+    name = record.name.replace(",", "").replace(" ", "-").replace("::", "-")  # no colon: Windows has none in file names
     path = folder / f"{name}.json"
     write_file(path, record.model_dump_json(indent=1) + "\n")
     return path

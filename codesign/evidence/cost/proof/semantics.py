@@ -46,7 +46,10 @@ def decode(script: Script, fmt: Format, code: Bits, flush: bool | str = False, w
     one, off = script.const(1, 1), script.const(0, 1)
     if fmt.kind == "table":
         return _entry(script, fmt, code)
-    assert fmt.kind == "float"
+    if fmt.kind == "integer":
+        whole, at = code[fmt.low_padding :][: fmt.mantissa_bits], script.const(0, EXPONENT)
+        below = whole[-1] if fmt.signed else off
+        return Term(off, off, below, choose(below, -whole, whole), at, whole.eq(0), at)
     m, top = fmt.mantissa_bits, fmt.magnitude_bits
     code = code[fmt.low_padding :]
     magnitude = code[:top]
@@ -122,6 +125,13 @@ def times(x: Term, y: Term, product: Bits | None = None) -> Term:
         x.none | y.none,
         x.exponent + y.exponent,
     )
+
+
+def infinite_from(product: Term, power: int) -> Term:
+    """Return a product as `golden.products` leaves it: an infinity if its magnitude is at least 2**power."""
+    leading = product.position + leading_bit(product.significand)
+    beyond = product.finite & ~product.significand.eq(0) & ~leading.less(power)
+    return replace(product, infinite=product.infinite | beyond)
 
 
 def shift_right(value: Bits, places: Bits, rounding: Rounding, negative: Bits, random: Bits | None = None) -> Bits:

@@ -54,14 +54,12 @@ def add(unit: Observed, i: int) -> TermWires:
         for term, addend in zip(terms, addends, strict=True) if not sliding else ():
             placed(unit, term, addend, result.position)
     else:
-        if stage.drop_beyond is not None:
-            raise NotProvable("a running value that is dropped")
         top = unit.calls[maxima[0]].result[0]
         own = [stage.accumulator_fraction_bits if t is running else stage.fraction_bits for t in terms]
         for term, addend, bits in zip(terms, addends, own, strict=True):
             if addend.weight != max(own) - bits:
                 raise NotProvable("an addend of another weight")
-            aligned(unit, stage, term, top, addend, bits)
+            aligned(unit, stage, term, top, addend, bits, stage.drop_beyond if term is running else None)
     signed_sum(unit, sums[0])
 
     def anchor(reader: Reader) -> Anchor:
@@ -82,7 +80,7 @@ def add(unit: Observed, i: int) -> TermWires:
             at = at.common
         return Anchor(position, none, exponent, given)
 
-    assembled(unit, stage, terms, anchor, unit.calls[sums[0]].result, result)
+    assembled(unit, stage, terms, anchor, unit.calls[sums[0]].result, result, drops=running is not None)
     return result
 
 
@@ -134,8 +132,19 @@ def largest(unit: Observed, stage: Stage, terms: Sequence[TermWires], i: int) ->
     unit.prove(f"{block}: groups", reader, given, claims)
 
 
-def aligned(unit: Observed, stage: Stage, wires: TermWires, largest: Exponent, addend: Addend, bits: int) -> None:
-    """Prove that a finite term is shifted right to the largest exponent and cut, given that its own is not larger."""
+def aligned(
+    unit: Observed,
+    stage: Stage,
+    wires: TermWires,
+    largest: Exponent,
+    addend: Addend,
+    bits: int,
+    drop_beyond: int | None = None,
+) -> None:
+    """Prove that a finite term is shifted right to the largest exponent and cut, given that its own is not larger.
+
+    One that lies more than `drop_beyond` below it is a zero, with the sign that no other sign depends on.
+    """
     reader = unit.reader()
     term = unit.term(reader, wires)
     top = unit.exponent(reader, largest, bind=True)
@@ -143,9 +152,20 @@ def aligned(unit: Observed, stage: Stage, wires: TermWires, largest: Exponent, a
     given += Observed.in_range(reader.bind(unit.bits(largest.field)), largest)
     assert stage.rounding is not None
     meant = semantics.cut(term, top - bits, stage.rounding, len(addend.magnitude) + 2)
+    negative = term.negative
+    if drop_beyond is not None:
+        dropped = dropped_below(term, top, drop_beyond)
+        meant = choose(dropped, reader.script.const(0, meant.width), meant)
+        negative = negative | dropped if stage.zero == "ieee" else negative
     magnitude, step = (reader.word(unit.bits(w)).extended(meant.width) for w in (addend.magnitude, addend.step))
-    claims = [(magnitude + step).eq(meant), reader.word(unit.bits(addend.sign)).eq(term.negative)]
-    unit.prove(f"shift and round, {wires.width} bits", reader, given, claims)
+    claims = [(magnitude + step).eq(meant), reader.word(unit.bits(addend.sign)).eq(negative)]
+    dropping = "" if drop_beyond is None else " or drop"
+    unit.prove(f"shift and round{dropping}, {wires.width} bits", reader, given, claims)
+
+
+def dropped_below(running: Term, largest: Bits, drop_beyond: int) -> Bits:
+    """Return `golden.is_dropped`: whether a running value lies too far below the largest exponent to count."""
+    return ~running.none & running.exponent.less(largest - drop_beyond)
 
 
 def placed(unit: Observed, wires: TermWires, addend: Addend, last: Exponent) -> None:
@@ -296,8 +316,12 @@ def assembled(
     anchor: Callable[[Reader], Anchor],
     total: tuple[Any, Any],
     result: TermWires,
+    drops: bool = False,
 ) -> None:
-    """Prove the specials, the zero and the exponent of a sum, given its sign and magnitude."""
+    """Prove the specials, the zero and the exponent of a sum, given its sign and magnitude.
+
+    With `drops` the last term is a running value, which `drop_beyond` may leave out.
+    """
     reader = unit.reader()
     parts = [unit.term(reader, t) for t in terms]
     at = anchor(reader)
@@ -307,7 +331,10 @@ def assembled(
     given += [claim if stage.aligned else zero | claim for claim in at.given]
     given += [~t.infinite | ~t.none for t in parts]
     if stage.zero == "ieee":
-        negative = negative | (magnitude.eq(0) & every([t.negative for t in parts]))
+        signs = [t.negative for t in parts]
+        if drops and stage.drop_beyond is not None:
+            signs[-1] = signs[-1] | dropped_below(parts[-1], at.exponent, stage.drop_beyond)
+        negative = negative | (magnitude.eq(0) & every(signs))
     off = reader.script.const(0, 1)
     meant = semantics.add_specials(parts, Term(off, off, negative, magnitude, at.position, at.none, at.exponent))
     built = unit.term(reader, result, bind=False)

@@ -97,7 +97,7 @@ class _Walk:
             return term
         self.add("decode", count * fmt.bits)
         widen = self.spec.widen if operand else None
-        flush = bool(self.spec.flush_inputs) and (operand or fmt == self.spec.c_format)
+        flush = bool(self.spec.flush_operands if operand else self.spec.flush_c and fmt == self.spec.c_format)
         places = 0 if flush or widen is None else min(fmt.mantissa_bits, fmt.min_exponent - widen.min_exponent)
         if not places:
             return term

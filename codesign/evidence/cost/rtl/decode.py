@@ -29,7 +29,7 @@ from isa_model.stage import is_named
 
 @recorded
 def decode(block: Block, fmt: Format, code: Wire, flush: bool | str = False, widen: Format | None = None) -> TermWires:
-    """Return the number of a code; `flush` is `Instruction.flush_inputs`.
+    """Return the number of a code; `flush` is `Instruction.flush_operands` or `flush_c`.
 
     A subnormal is normalised as far as the exponents of the format `widen` allow.
     """

@@ -65,7 +65,7 @@ def tail(spec: Instruction) -> str:
     def body(block: Block, partial: Wire, select: Wire, c: Wire, **scale_codes: Wire) -> dict[str, Wire]:
         chosen = [gate(code, on) for code, on in zip(split(partial, fronts), select, strict=True)]
         term = decode(block, fmt, block.let("partial_sum", reduce(lambda x, y: x | y, chosen)))
-        running = decode(block, spec.c_format, c, spec.flush_inputs)
+        running = decode(block, spec.c_format, c, spec.flush_c)
         scales = StepScales(block, spec, scale_codes)
         terms = scales.onto([term]) if spec.scaled_stage == 0 else [term]
         return {"d": stages_from(block, spec, 1, terms, running, scales, {})}

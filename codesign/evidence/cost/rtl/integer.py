@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Mux
 
-from codesign.evidence.cost.rtl.block import Block, Wire
+from codesign.evidence.cost.rtl.block import Block, Wire, recorded
 from codesign.evidence.cost.rtl.carry_save import add_rows, multiply
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -27,6 +27,14 @@ def bare(fmt: Format, code: Wire) -> Wire:
     return code[fmt.low_padding :][: fmt.mantissa_bits]
 
 
+@recorded
+def products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[Wire]:
+    """Return the products of integers, each as wide as both factors."""
+    xs, ys = ([bare(fmt, x) for x in codes] for fmt, codes in ((spec.a, a), (spec.b, b)))
+    return [multiply(block, x, y, spec.a.signed, spec.b.signed) for x, y in zip(xs, ys, strict=True)]
+
+
+@recorded
 def summed(
     block: Block,
     spec: Instruction,
@@ -39,13 +47,9 @@ def summed(
     """Return the sum of products, and of `c` in `c_format` if given, in an integer register; codes, of `c` and of the sum,
     are without ignored bits.
     """
-    a, b = ([bare(fmt, x) for x in codes] for fmt, codes in ((spec.a, a), (spec.b, b)))
-    wraps = (register.overflow or register.format.overflow) == "wrap"
     signed = spec.a.signed or spec.b.signed
-    values = [multiply(block, x, y, spec.a.signed, spec.b.signed) for x, y in zip(a, b, strict=True)]
-    ends = _reach(spec, len(values), c_format)
-    bits = register.format.mantissa_bits
-    width = bits if wraps else max(max(-ends[0] - 1, ends[1]).bit_length(), bits) + 1
+    values = products(block, spec, a, b)
+    wraps, width = wraps_in(register), width_of(spec, len(values), register, c_format)
     own = {} if c_format is None else {"c": c}
     name = f"sum_{'wrapped' if wraps else 'clamped'}" + ("_products" if c_format is None else "")
     code: Wire = block.call(
@@ -55,6 +59,17 @@ def summed(
         **own,
     )["code"]
     return code
+
+
+def wraps_in(register: Register) -> bool:
+    """Return whether a sum beyond the register's range wraps; otherwise it is clamped."""
+    return (register.overflow or register.format.overflow) == "wrap"
+
+
+def width_of(spec: Instruction, count: int, register: Register, c_format: Format | None) -> int:
+    """Return the bits of the adder of `count` products and C, if there is one: those of the register, or of any sum."""
+    ends, bits = _reach(spec, count, c_format), register.format.mantissa_bits
+    return bits if wraps_in(register) else max(max(-ends[0] - 1, ends[1]).bit_length(), bits) + 1
 
 
 def _reach(spec: Instruction, count: int, c_format: Format | None) -> tuple[int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from isa_model.diagnostics import InputError
-from isa_model.instruction import Instruction, ScaleLevel
+from isa_model.instruction import Instruction
+from isa_model.operand_fields import ScaleLevel
 from isa_model.stage import Stage
 
 
@@ -136,7 +137,24 @@ def check(spec: Instruction) -> None:
             f"{spec.name}: the multiplexers that pick elements by their positions are not generated in hardware",
             "the dot-product unit behind them is that of the dense instruction: `sparsity: null`, with k as it is stored",
         )
+    if spec.codebook is not None:
+        raise InputError.of(
+            f"{spec.name}: the tables that operands are looked up in are not generated in hardware",
+            "the dot-product unit behind them is that of `codebook: null`; a table of fixed numbers may be a format",
+        )
     for name, stage in spec.stages.items():
+        if stage.remainder or stage.opposing == "complement" or stage.offset:
+            what = (
+                "remainder"
+                if stage.remainder
+                else "accumulator: {offset: ...}"
+                if stage.offset
+                else "opposing: complement"
+            )
+            raise InputError.of(
+                f"{spec.name}: stage `{name}` has `{what}`, which is not supported in hardware",
+                "the unit of the same instruction without it",
+            )
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` aligns to its largest term and goes up with the fixed `exponent` "

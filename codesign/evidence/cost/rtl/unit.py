@@ -43,10 +43,11 @@ def unit_design(
     ) -> dict[str, Wire]:
         operands = split(a, spec.span), split(b, spec.span)
         if spec.is_integer:
-            return {"d": integer.dot(block, spec, *operands, c)}
+            d = integer.dot(block, spec, *operands, c)
+            return {"d": d, **(observe(design) if observe else {})}
         whole = sums_integers(spec)
         terms = [] if whole else products(block, spec, *operands)
-        running = decode(block, spec.c_format, c, spec.flush_inputs)
+        running = decode(block, spec.c_format, c, spec.flush_c)
         scales = StepScales(block, spec, scale_codes, scale)
         drawn = dict(zip(draws(spec), split(random, len(draws(spec))), strict=True))
         if spec.scaled_stage == -1:
@@ -94,7 +95,7 @@ def stages_from(
 def products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[TermWires]:
     """Return the exact products; those of at least 2**`infinite_from` are infinities."""
     xs, ys = (
-        [decode(block, fmt, x, spec.flush_inputs, spec.widen) for x in codes]
+        [decode(block, fmt, x, spec.flush_operands, spec.widen) for x in codes]
         for fmt, codes in zip((spec.a, spec.b), (a, b), strict=True)
     )
     terms = [times(block, x, y) for x, y in zip(xs, ys, strict=True)]

@@ -1,0 +1,135 @@
+"""Running values of two registers, inverted opposing terms, offset exponents: known sums, and what is refused."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from codesign.evidence.bounds.derive import bound
+from codesign.evidence.cost.rtl.ports import check as check_hardware
+from isa_model import matmul
+from isa_model.c_golden.source import check as check_c
+from isa_model.diagnostics import InputError
+from isa_model.engines import cpu
+from isa_model.engines.plan import Plan
+from isa_model.instruction import Instruction
+
+FP32 = {"format": "fp32", "rounding": "nearest-even"}
+BF16 = {"format": "bf16", "rounding": "nearest-even"}
+
+
+def chain(result, remainder=None, **fields):
+    """One product after the other, added to a running value in a register, with or without a second one."""
+    stage = {"terms": 1, "accumulator": True, "result": result}
+    stages = {"sum": stage | ({"remainder": remainder} if remainder else {})}
+    return Instruction.model_validate(
+        {"a": "fp32", "b": "fp32", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 4}, "stages": stages} | fields
+    )
+
+
+def summed(spec, x, c=0.0):
+    """D of a row of numbers times ones."""
+    ones = np.ones((len(x), 1), np.float32)
+    return matmul(spec, np.array([x], np.float32), ones, np.array([[c]], np.float32))[0, 0]
+
+
+def numbers(seed, count=256):
+    """FP32 numbers of one sign whose plain FP32 sum is far off."""
+    return np.random.default_rng(seed).uniform(0, 1, count).astype(np.float32)
+
+
+def test_kahans_sum_is_kahans():
+    """With `joins: block` each step is y = x - e, t = s + y, e = (t - s) - y in FP32."""
+    for seed in range(4):
+        x = numbers(seed)
+        s, e = np.float32(0), np.float32(0)
+        for value in x:
+            y = np.float32(value - e)
+            t = np.float32(s + y)
+            s, e = t, np.float32(np.float32(t - s) - y)
+        assert summed(chain(FP32, {**FP32, "joins": "block"}), x) == np.float32(s)
+
+
+def test_a_cascaded_sum_adds_up_its_errors():
+    """With `joins: end` the errors of all additions are summed in FP32, and added once, at the end."""
+    for seed in range(4):
+        x = numbers(seed)
+        s, e = np.float32(0), np.float32(0)
+        for value in x:
+            t = np.float32(s + value)
+            e = np.float32(e + np.float32(float(s) + float(value) - float(t)))
+            s = t
+        assert summed(chain(FP32, {**FP32, "joins": "end"}), x) == np.float32(s + e)
+
+
+@pytest.mark.parametrize("joins", ["sum", "block", "end"])
+def test_a_remainder_makes_a_sum_as_good_as_its_two_registers(joins):
+    """Two BF16 registers keep 16 bits where one keeps 8; two of FP32 give the exact sum, rounded."""
+    for seed in range(4):
+        x = numbers(seed)
+        exact = float(sum(map(Fraction, x.tolist())))
+        assert abs(summed(chain(FP32, {**FP32, "joins": joins}), x) - exact) <= 2.0**-17
+        one, two = (abs(summed(chain(BF16, rest), x) - exact) for rest in (None, {**BF16, "joins": joins}))
+        assert two < one / 8
+
+
+def test_both_registers_go_from_one_instruction_to_the_next():
+    """K = 64 in instructions of 4 loses nothing that one of 64 keeps."""
+    x = numbers(9, 64)
+    for joins in ("sum", "block", "end"):
+        short = chain(BF16, {**BF16, "joins": joins})
+        whole = short.model_copy(update={"shape": short.shape.model_copy(update={"k": 64})})
+        assert summed(short, x) == summed(whole, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"remainder": BF16, "accumulator": False}, "is what rounding the running value to `result` loses"),
+        ({"remainder": {**BF16, "format": "int32"}}, "int32 cannot hold what a floating-point register loses"),
+        ({"remainder": {**BF16, "format": "ue4m3"}}, "a remainder needs a sign, a zero and a mantissa"),
+        (
+            {"remainder": BF16, "result": {**BF16, "rounding": "stochastic", "random_bits": 4}},
+            "no random bits are drawn",
+        ),
+        (
+            {"remainder": {**BF16, "joins": "block"}, "fraction_bits": 9, "rounding": "down"},
+            "cannot be rounded with the remainder first",
+        ),
+        ({"opposing": "complement"}, "inverted bits need a last place"),
+        ({"opposing": "complement", "fraction_bits": 9, "rounding": "down", "zero": "ieee"}, "no negative zero"),
+    ],
+)
+def test_contradictions_are_refused(change, message):
+    """A remainder needs a register that loses something; inverted bits need a last place and no signed zero."""
+    stage = {"terms": 1, "accumulator": True, "result": FP32} | change
+    with pytest.raises(ValidationError, match=message):
+        chain(FP32, stages={"sum": stage})
+
+
+def test_a_remainder_belongs_to_the_last_stage():
+    """Registers of a stage below start anew for each result."""
+    inner = {"terms": 1, "chain": 4, "accumulator": True, "result": FP32, "remainder": BF16}
+    with pytest.raises(ValidationError, match="only the running value that starts from C has a remainder"):
+        chain(FP32, stages={"inner": inner, "last": {"terms": 1, "accumulator": True, "result": FP32}})
+
+
+def test_what_cannot_compute_them_says_so():
+    """RTL, bounds and the model in C refuse two registers with a remedy; the compiled engine leaves them to numpy."""
+    spec = chain(FP32, BF16)
+    for refuse in (check_hardware, check_c, lambda s: bound(s, 64)):
+        with pytest.raises(InputError, match="remainder"):
+            refuse(spec)
+    with pytest.raises(cpu.NoCompiler, match="portable"):
+        cpu.compiled(Plan(spec))
+    inverted = chain(FP32, stages={"sum": {**_window(), "opposing": "complement"}})
+    offset = chain(FP32, stages={"sum": {**_window(), "accumulator": {"offset": 1}}})
+    for other in (inverted, offset):
+        for refuse in (check_hardware, lambda s: bound(s, 64)):
+            with pytest.raises(InputError):
+                refuse(other)
+
+
+def _window():
+    return {"terms": 1, "accumulator": True, "fraction_bits": 9, "rounding": "toward-zero", "result": FP32}
