@@ -42,7 +42,9 @@ def steps(today: Instruction, proposed: Instruction) -> dict[str, Instruction]:
     result is empty for other changes to a base of several stages or with scales.
     """
     for idea, fields in {"operands": ("a", "b"), "scaling": ("scale",)}.items():
-        if _same(proposed.model_copy(update={field: getattr(today, field) for field in fields}), today):
+        if list(proposed.stages) == list(today.stages) and _same(
+            proposed.model_copy(update={field: getattr(today, field) for field in fields}), today
+        ):
             return {} if _same(today, proposed) else {idea: proposed}
     *_, last = proposed.stages.values()
     if len(today.stages) > 1 or today.scale is not None or not last.result:
