@@ -68,12 +68,13 @@ def live_text() -> str:
         lines.append(f"| {operands} | " + " | ".join(map(str, counts)) + " |")
     lines += [
         "",
-        f"{record['gpu']}, {record['date']}, commit {record['commit']}: [record](../{LIVE}). Found as a whole GEMM:",
+        f"{record['gpu']}, {record['date']}, commit {record['commit']}: [record](../{LIVE}). As a whole GEMM:",
         "",
     ]
     for row in record["rows"]:
         if row not in instructions:
-            lines.append(f"- `{row['name']}`: " + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
+            refused = "refused; nearest is " if row["verdict"] == "refused" else ""
+            lines.append(f"- `{row['name']}`: {refused}" + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
     return "\n".join(lines)
 
 
