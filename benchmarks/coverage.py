@@ -286,8 +286,8 @@ def judged(record: dict[str, Any]) -> list[dict[str, Any]]:
 def independent(row: dict[str, Any], record: dict[str, Any]) -> int:
     """Return the number of independent evaluations with an interval behind a row; of a tile those drawn from its parts."""
     drawn = _drawn(row, record)
-    count = drawn if row["tensors"] == CAPTURED else min(row["evaluations"], drawn)
-    without = row["without"] / drawn
+    count: int = drawn if row["tensors"] == CAPTURED else min(row["evaluations"], drawn)
+    without: float = row["without"] / drawn
     return round(count * (1 - without))
 
 

@@ -34,8 +34,9 @@ from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.groups import spread
 from isa_model.ieee import in_ieee_mode
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
+from isa_model.operand_fields import ScaleOperand
 from isa_model.output_files import json_lines, write_file
 from isa_model.stimulus import StressOperands, draw
 

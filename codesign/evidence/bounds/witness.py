@@ -306,7 +306,7 @@ def _engine(spec: Instruction) -> Engine:
     try:
         return Engine(cpu.prepared(spec), True)
     except (cpu.NoCompiler, Unsupported):
-        return slow, False
+        return Engine(slow, False)
 
 
 # -- products --------------------------------------------------------------------------------------------------------
