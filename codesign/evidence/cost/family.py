@@ -18,8 +18,9 @@ GROUP = 128
 
 def members(proposal: Proposal) -> list[Point]:
     """Return the members of a proposal's family, the cheapest first; none if its scales are of another kind."""
-    scale, shipped = proposal.proposed().scale, sweep.shipped(sweep.FAMILY)
-    if shipped is None or scale is None or scale.a is None or scale.product is None:
+    spec, shipped = proposal.proposed(), sweep.shipped(sweep.FAMILY)
+    scale = spec.scale
+    if shipped is None or spec.is_integer or scale is None or scale.a is None or scale.product is None:
         return []
     if (scale.a.format.name, scale.a.group[1]) != ("fp32", GROUP):
         return []
