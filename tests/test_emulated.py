@@ -134,7 +134,7 @@ def test_kernels_for_cuda_cores_are_the_other_engines(emulated, name):
 @given(instructions(), st.sampled_from(KINDS))
 def test_random_kernels_are_the_other_engines(emulated, spec, kind):
     """So are those of random instructions, chains of two and registers of any format among them."""
-    assume(is_planned(spec))
+    assume(is_planned(spec) and not spec.remainder)
     a, b, c, scales = operands(spec, 5, kind, m=5, n=6, steps=2)
     assert np.array_equal(gpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales))
 
