@@ -9,7 +9,7 @@ its own value is the truth. With `--keep`, what is simulated is kept in a folder
 measured without simulating anew. `--merge` replaces the figures of the record that are measured, and keeps the others; its
 parts say which were measured when, on which seeds, by which commit.
 
-The bar is 0.93 to 0.98 for every figure. Of 400 evaluations a true 0.95 shows as less than 0.93 in 4 figures of 100, so that
+The bar is 0.93 to 0.98 for every figure. Of 400 evaluations a true 0.95 shows as less than 0.93 in 3 figures of 100, so that
 each figure is tested against the bar: those outside it beyond chance are listed, and the exit code is 1 if there are any.
 """
 
@@ -286,8 +286,8 @@ def judged(record: dict[str, Any]) -> list[dict[str, Any]]:
 def independent(row: dict[str, Any], record: dict[str, Any]) -> int:
     """Return the number of independent evaluations with an interval behind a row; of a tile those drawn from its parts."""
     drawn = _drawn(row, record)
-    count = drawn if row["tensors"] == CAPTURED else min(row["evaluations"], drawn)
-    without = row["without"] / drawn
+    count: int = drawn if row["tensors"] == CAPTURED else min(row["evaluations"], drawn)
+    without: float = row["without"] / drawn
     return round(count * (1 - without))
 
 
@@ -331,9 +331,9 @@ def beyond_chance(record: dict[str, Any]) -> list[dict[str, Any]]:
 def counts(record: dict[str, Any]) -> str:
     """Return sentences on how many rows are outside the bar: as measured, by chance, and beyond chance."""
     rows, beyond, (least, most) = judged(record), beyond_chance(record), by_chance(record)
-    low, high = (sum(way * (r["coverage"] - end) > 0 for r in rows) for way, end in ((-1, WANTED[0]), (1, WANTED[1])))
-    under, over = (
-        sum(way * (r["coverage"] - end) > 0 for r in beyond) for way, end in ((-1, WANTED[0]), (1, WANTED[1]))
+    (low, high), (under, over) = (
+        (sum(r["coverage"] < WANTED[0] for r in some), sum(r["coverage"] > WANTED[1] for r in some))
+        for some in (rows, beyond)
     )
     return (
         f"Of {len(rows)} figures {low} are held less often than {WANTED[0]}, the least {min(r['coverage'] for r in rows):.3f}, "

@@ -1,6 +1,6 @@
 """How much a blind probe finds out: `python benchmarks/probe.py --record benchmarks/records/probe.json`.
 
-Instructions of the catalogue with their names hidden (one of each kind of sums), random specs of tests/strategies.py, and
+Instructions of the catalogue with their names hidden (one of each kind of sums), random specs of random_specs.py, and
 boxes outside the language. Each fitted spec is compared with the hidden one on outputs that the probe did not see.
 """
 
@@ -30,15 +30,13 @@ from codesign.commit import commit  # noqa: E402
 from codesign.probe.box import Lines, Signature, answers  # noqa: E402
 from codesign.probe.boxes import SpecBox  # noqa: E402
 from codesign.probe.certificate import Certificate, probe  # noqa: E402
+from codesign.probe.hypotheses import canonical  # noqa: E402
 from codesign.probe.questions import adversarial, mutated  # noqa: E402
-from codesign.probe.space import canonical  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.library import catalogue, load  # noqa: E402
 from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe.py"
-CHECKED = 60_000
-"""Outputs of each probe's last check."""
 
 
 def kinds(all_formats: bool) -> list[str]:
@@ -53,11 +51,12 @@ def kinds(all_formats: bool) -> list[str]:
     return list(found.values())
 
 
-def unseen(signature: Signature, count: int) -> Lines:
-    """Return questions that no probe asked."""
+def unseen(signature: Signature, count: int) -> Iterator[Lines]:
+    """Yield at least `count` questions that no probe asked, some thousand at a time."""
     rng = np.random.default_rng(99)
     fresh = adversarial(signature, rng, min(count // 4, 8000))
-    return Lines.join([fresh, *(mutated(signature, rng, fresh, 20_000) for _ in range(count // 20_000))])
+    yield fresh
+    yield from (mutated(signature, rng, fresh, 20_000) for _ in range(count // 20_000))
 
 
 def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[str, Any]:
@@ -71,10 +70,8 @@ def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[s
         return {"outcome": "same spec", "unlike": 0, "compared": 0}
     listed = [x.field for x in certificate.fields if x.alike]
     unlisted = sorted(path for path in differ if not any(path == x or path.startswith(f"{x}.") for x in listed))
-    lines = unseen(Signature(hidden), outputs)
     unlike = compared = 0
-    for start in range(0, len(lines.c), 20_000):
-        some = lines.pick(slice(start, start + 20_000))
+    for some in unseen(Signature(hidden), outputs):
         unlike += int((answers(hidden, some) != answers(certificate.spec, some)).sum())
         compared += len(some.c)
     outcome = "wrong" if unlike else "same bits"
@@ -96,11 +93,15 @@ def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     began = process_time()
     try:
-        certificate = probe(SpecBox(Signature(hidden), hidden), seconds, CHECKED)
+        certificate = probe(SpecBox(Signature(hidden), hidden), seconds, outputs)
     except Exception as error:
         return {"kind": kind, "name": name, "outcome": f"crash: {type(error).__name__}: {error}"[:200]}
     row = {"kind": kind, "name": name, "verdict": certificate.verdict, **judge(hidden, certificate, outputs)}
-    row |= {"questions": certificate.counts["questions"], "hypotheses": certificate.counts["hypotheses"]}
+    row |= {
+        "outputs": outputs,
+        "questions": certificate.counts["questions"],
+        "hypotheses": certificate.counts["hypotheses"],
+    }
     row |= {"unshown": sum(bool(x.alike) for x in certificate.fields), "processor_s": round(process_time() - began, 1)}
     return row
 
@@ -157,7 +158,9 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=300, help="number of random specs")
     parser.add_argument("--all-formats", action="store_true", help="every pair of operand formats as a kind")
     parser.add_argument("--seconds", type=float, default=10.0, help="processor time of a search")
-    parser.add_argument("--outputs", type=int, default=1_000_000, help="outputs compared where specs differ")
+    parser.add_argument(
+        "--outputs", type=int, default=1_000_000, help="outputs of the last check, and compared where specs differ"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="keep the record's rows of this commit, add the others")
     options = parser.parse_args()
@@ -188,7 +191,6 @@ def main() -> None:
                     "commit": of_commit,
                     "kinds_of_the_catalogue": len(names),
                     "seconds": options.seconds,
-                    "outputs": options.outputs,
                     "rows": sorted(rows, key=lambda r: (r["kind"], r["name"])),
                 }
                 write_file(options.record, json_lines(record) + "\n", *of_command(COMMAND))

@@ -1,7 +1,8 @@
-"""Probe the Hopper GPU at hand: `python benchmarks/probe_live.py --record kernels/records/probe_h200.json`, three minutes.
+"""Probe the Hopper GPU at hand: `python benchmarks/probe_live.py --record kernels/records/probe_h200.json`, some minutes.
 
-Every kind of dense instruction that kernels/native.py issues, and `torch._scaled_mm` as a whole GEMM with fast accumulation on
-and off. Nothing but formats and sizes is told to the probe. Instructions are compared with the catalogue afterwards.
+Every kind of instruction that kernels/native.py issues, of sparse ones those of floating point, and `torch._scaled_mm` as a
+whole GEMM with fast accumulation on and off. Nothing but formats and sizes is told to the probe. Instructions are compared with
+the catalogue afterwards.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from probe import canonical, unseen  # noqa: E402
+from probe import unseen  # noqa: E402
 
 from codesign.commands.conform import check_gpu, machine  # noqa: E402
 from codesign.commit import commit  # noqa: E402
-from codesign.probe.box import Signature, answers  # noqa: E402
+from codesign.probe.box import Lines, Signature, answers  # noqa: E402
 from codesign.probe.boxes import MatrixBox, open_box  # noqa: E402
 from codesign.probe.certificate import probe  # noqa: E402
+from codesign.probe.hypotheses import canonical  # noqa: E402
 from isa_model.float64 import Codes  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.library import catalogue, load  # noqa: E402
@@ -35,11 +37,13 @@ COMMAND = "python benchmarks/probe_live.py"
 
 
 def kinds() -> list[str]:
-    """Return a dense Hopper instruction of each kind of sums and formats, that with the fewest columns."""
+    """Return a Hopper instruction of each kind of sums and formats, that with the fewest columns; of integers a dense one."""
     found: dict[str, str] = {}
     for name in catalogue():
-        if name.startswith("hopper.") and not load(name).sparsity:
-            found.setdefault(json.dumps(canonical(load(name)), sort_keys=True) + name.split(".")[1], name)
+        spec = load(name) if name.startswith("hopper.") else None
+        if spec and not (spec.sparsity and spec.is_integer):
+            sums = [canonical(spec.dense), bool(spec.sparsity), name.split(".")[1]]
+            found.setdefault(json.dumps(sums, sort_keys=True), name)
     return list(found.values())
 
 
@@ -66,20 +70,21 @@ def one(name: str) -> dict[str, Any]:
     """Probe one instruction or library call."""
     library = name.startswith("torch._scaled_mm")
     box = scaled_mm("fast" in name) if library else open_box(f"gpu:{name}", None)
-    certificate = probe(box, 40.0, 4000)
+    certificate = probe(box, 20.0, 100_000)
     row: dict[str, Any] = {"name": name, "verdict": certificate.verdict, **certificate.counts}
     row |= {"reason": certificate.reason, "witness": certificate.witness, "spec": certificate.hypothesis}
     if not library and certificate.verdict != "refused" and certificate.spec:
-        lines = unseen(box.signature, 20_000)
-        row["same_spec_as_catalogue"] = canonical(certificate.spec) == canonical(load(name))
-        row["unlike_catalogue"] = int((answers(certificate.spec, lines) != answers(load(name), lines)).sum())
+        lines = Lines.join(list(unseen(box.signature, 20_000)))
+        known = load(name).dense
+        row["same_spec_as_catalogue"] = canonical(certificate.spec) == canonical(known)
+        row["unlike_catalogue"] = int((answers(certificate.spec, lines) != answers(known, lines)).sum())
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path, required=True, help="file for the record")
-    parser.add_argument("--processes", type=int, default=12)
+    parser.add_argument("--processes", type=int, default=14)
     options = parser.parse_args()
     check_gpu("hopper")
     names = ["torch._scaled_mm, fast accumulation", "torch._scaled_mm", *kinds()]

@@ -34,8 +34,9 @@ from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.groups import spread
 from isa_model.ieee import in_ieee_mode
-from isa_model.instruction import Instruction, ScaleOperand
+from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
+from isa_model.operand_fields import ScaleOperand
 from isa_model.output_files import json_lines, write_file
 from isa_model.stimulus import StressOperands, draw
 
@@ -154,7 +155,8 @@ def share(about: Arithmetic, x: StressOperands, with_c: bool, seed: int, gpu: bo
         made = matmul(spec, a, b, c, scale_a, scale_b, seed=seed if spec.is_stochastic else None)
         d = numbers(spec.accumulator, to_codes(spec.accumulator, made))
     xp = library(a)
-    of_a, of_b, of_c = (read(f, y, spec.flush_inputs) for f, y in ((spec.a, a), (spec.b, b), (spec.c_format, c)))
+    of_a, of_b = read(spec.a, a, spec.flush_operands), read(spec.b, b, spec.flush_operands)
+    of_c = read(spec.c_format, c, spec.flush_c)
     bare = abs(of_a) @ abs(of_b) + abs(of_c) if spec.scale else None
     largest, normal = 1.0, None
     if spec.scale:

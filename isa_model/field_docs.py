@@ -1,5 +1,7 @@
-"""The base of all models: docstrings of fields, read from the source when they are asked for (at import they would take a
-quarter of it), booleans refused where numbers are wanted, and copies without what was computed from the original."""
+"""The base of all models.
+
+Docstrings of fields are read from the source when they are asked for: reading them at import would take a quarter of its time.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def _types(annotation: Any) -> Iterator[Any]:
 
 
 def _booleans(value: Any, *path: str | int) -> Iterator[tuple[bool, tuple[str | int, ...]]]:
-    """Yield every boolean in a value, in lists and mappings too, and the path to it."""
+    """Yield every boolean in a value, also in its lists and mappings, and the path to it."""
     if isinstance(value, bool):
         yield value, path
     elif isinstance(value, list | tuple):
@@ -72,8 +74,8 @@ def _booleans(value: Any, *path: str | int) -> Iterator[tuple[bool, tuple[str | 
 
 
 class Described(BaseModel):
-    """A model whose JSON Schema has the docstrings of its fields, which takes no boolean for a number as Python does, and whose
-    copies compute their cached properties anew."""
+    """A model whose JSON Schema has the docstrings of its fields, which refuses booleans where numbers are wanted, and whose
+    copies compute their cached properties again."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:

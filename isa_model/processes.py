@@ -121,10 +121,11 @@ def _worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str], folder: Path, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder and return what it printed; it and the processes it starts end with this process.
 
-    Their temporary files go into `folder` too, since a killed process removes none.
+    Their temporary files go into `folder` too, since a killed process removes none. Raises subprocess.TimeoutExpired after
+    `seconds`, when all of them have ended.
     """
     reading, writing = os.pipe()
     try:
@@ -140,7 +141,7 @@ def run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str
     finally:
         os.close(reading)
     try:
-        out, errors = process.communicate()
+        out, errors = process.communicate(timeout=seconds)
     finally:
         os.close(writing)
         process.wait()

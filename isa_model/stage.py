@@ -139,7 +139,7 @@ class Interleave(Spec):
     to: Literal["blocks", "chains"] = later("blocks")
     """What takes turns: `blocks`, or whole `chains` of blocks. The blocks of a chain share out its terms in order."""
     hand: Count | None = later(None)
-    """Number of terms that one turn gathers, as several blocks or chains one after the other; default: those of one."""
+    """Number of terms gathered in one turn: several blocks, or chains, one after the other; default: those of one."""
 
 
 class Accumulator(Spec):
@@ -150,8 +150,8 @@ class Accumulator(Spec):
     drop_beyond: Distance | None = None
     """Distance below the largest exponent beyond which the running value is left out; default: it never is."""
     offset: Exponent = later(0)
-    """Number added to the running value's exponent where the largest is looked for. RDNA's is -2: a place that has room for the
-    two integer bits of a product has room for a running value of an exponent two larger."""
+    """Number added to the running value's exponent where the largest is looked for. RDNA's is -2: products have
+    two integer bits, so that the same place holds a running value whose exponent is two larger."""
 
 
 class Remainder(Spec):
@@ -167,8 +167,8 @@ class Remainder(Spec):
     """Rounding mode of the remainder."""
     joins: Literal["sum", "block", "end"] = "sum"
     """Place where the remainder is added. sum: it is one more term of the next sum (two BF16 registers as one number). block:
-    the next block and it are summed and rounded to its format, and that is added to the running value (Kahan). end: what
-    later sums lose is added to it, and it joins the running value at the end of K (cascaded two-sum)."""
+    it is added to the next block, their sum is rounded to the remainder's format, and that is added to the running value
+    (Kahan). end: what later sums lose is added to it, and it joins the running value at the end of K (cascaded two-sum)."""
 
     @model_validator(mode="after")
     def _possible(self) -> Remainder:

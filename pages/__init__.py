@@ -4,7 +4,7 @@
 |---|---|---|
 | kernel_tables.py | tables of docs/gemm.md and docs/quantise.md | kernels/records: bench and steps |
 | tensor_tables.py | tables of docs/tensors.md | the shipped tensors and the sources |
-| cost_curves.py | the cost curves of reports, and their table in docs/cost.md | designs measured anew (extra `cost`) |
+| cost_curves.py | cost curves and family of reports, and steps in docs/cost.md | designs measured anew (extra `cost`) |
 | cost_model.py | codesign/evidence/cost/records/model, and its table in docs/cost.md | designs measured anew (extra `cost`) |
 | timing_tables.py | docs/timing.md; timing_fit.py the fits in codesign/evidence/timing/records | kernels/records |
 | communication.py | docs/communication.md | kernels/records: exchange and scaling |

@@ -1,6 +1,6 @@
 """Fits the model of a unit's cost to synthesised designs. Needs the extra `cost`.
 
-    python pages/cost_model.py [--designs N]
+    python pages/cost_model.py
 
 Measures designs that span the parameters of instructions, fits the coefficients of `codesign.evidence.cost.predict` to them, to
 the shipped records and to the curves, and writes codesign/evidence/cost/records/model/*.json and the table of docs/cost.md.
@@ -9,7 +9,6 @@ Designs that the record has are not measured again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ from codesign.evidence.cost.predict import (
 from codesign.evidence.cost.records import CostRecord, Toolchain, design_sha256, find, toolchain
 from codesign.evidence.cost.rtl.block_sizes import sizes
 from codesign.proposal.load import load_proposal
-from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.output_files import write_file
 
@@ -84,18 +82,23 @@ ADDED = {"join": {"terms": 1, "accumulator": True, "result": NEAREST, "zero": "i
 
 
 def designs() -> Iterator[tuple[str, Instruction]]:
-    """Yield the family and the instruction of each design: the values of a family's parameters take turns, in steps that share
-    no factor with their number, so that few designs hold every value with many of the others.
+    """Yield the family and the instruction of each design.
+
+    The values of a family's parameters take turns, in steps that share no factor with their number, so that few designs hold
+    every value with many of the others. The places of each family are those of 4, 8 and 16 products that were measured.
     """
-    families = (window_of, scaled, chained, two_stages, whole, nested)
-    counts = {window_of: 42, scaled: 30, chained: 14, two_stages: 14, whole: 12, nested: 6}
-    for i in range(max(counts.values())):
-        for make in families:
-            if i < counts[make]:
-                try:
-                    yield make.__name__, make(i)
-                except InputError as error:
-                    print(f"{make.__name__} {i}: {error}", file=sys.stderr)
+    places = {
+        window_of: (0, 1, 2, 4, 5, 6, 7, 9, 11, 13, 15, 20, 22, 24, 29, 31, 33, 38, 40),
+        scaled: (0, 1, 2, 3, 5, 7, 8, 10, 12, 17, 22, 27),
+        chained: (0, 1, 4, 8),
+        two_stages: (0, 1, 2, 5, 6, 9, 10),
+        whole: (0, 1, 3, 4, 7, 8, 11),
+        nested: (0, 1, 2, 4),
+    }
+    for i in range(1 + max(map(max, places.values()))):
+        for make, own in places.items():
+            if i in own:
+                yield make.__name__, make(i)
 
 
 def of(values: Any, i: int) -> Any:
@@ -188,8 +191,8 @@ def point_of(family: str, record: CostRecord) -> MeasuredPoint:
     )
 
 
-def measured(most: int) -> MeasuredPoints:
-    """Return the points, of at most so many designs measured now; those that the record has are not measured again."""
+def measured() -> MeasuredPoints:
+    """Return the points of all designs; those that the record has are not measured again."""
     found = MeasuredPoints(
         **toolchain(Library.own(), commit("pages/cost_model.py")),
         operands=energy_vectors(next(designs())[1])[1],
@@ -200,7 +203,7 @@ def measured(most: int) -> MeasuredPoints:
         if (kept.recipe_sha256, kept.versions) == (found.recipe_sha256, found.versions):
             found = kept
     missing = [x for x in designs() if design_sha256(x[1]) not in {p.design_sha256 for p in found.points}]
-    for kind, spec in sorted(missing, key=lambda x: x[1].span)[:most]:
+    for kind, spec in missing:
         record = measure(spec, Library.own(), *energy_vectors(spec), thorough=False)
         found = found.model_copy(update={"points": (*found.points, point_of(kind, record))})
         print(f"{len(found.points)} {kind}: {record.area:.0f} NAND2", file=sys.stderr, flush=True)
@@ -301,9 +304,7 @@ def model_of(every: Sequence[Sample], head: dict[str, Any]) -> CostModel:
 
 def main() -> None:
     """Measure the designs, fit the model, and write both."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--designs", type=int, default=len(list(designs())), help="measure at most so many more")
-    points = measured(parser.parse_args().designs)
+    points = measured()
     head = points.model_dump(include=set(Toolchain.model_fields))
     write_file(MODEL, model_of(samples(points), head).model_dump_json(indent=1) + "\n")
 

@@ -53,7 +53,8 @@ class Reference:
             return f"[{words(name)}]({self.elsewhere.get(name, '')}#{anchor(name)})"
         if "anyOf" in node:
             found = [self.values(choice) for choice in node["anyOf"] if choice.get("type") != "null"]
-            return " or ".join(dict.fromkeys(found))
+            words_only = all(x[0] == "`" for x in found)
+            return " or ".join(", ".join(found).rsplit(", ", 1) if words_only else dict.fromkeys(found))
         if "enum" in node:
             return ", ".join(f"`{value}`" for value in node["enum"])
         if "const" in node:

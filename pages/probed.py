@@ -13,30 +13,38 @@ KINDS = {
     "random": "random specs of the language",
     "outside": "boxes outside the language",
 }
-OUTCOMES = ("same spec", "same bits", "refused", "wrong")
+OUTCOMES = ("same spec", "same bits", "open", "refused", "wrong")
+
+
+def outcome(row: dict[str, Any]) -> str:
+    """Return what became of a box: `open` if outputs differ in fields alone that the certificate lists as not told apart."""
+    return "open" if row["outcome"] == "wrong" and not row["unlisted"] else str(row["outcome"])
 
 
 def probed_text() -> str:
     """Return a row for each kind of box: how many, what was found, questions and seconds of processor time."""
     record = json.loads((Path(__file__).resolve().parent.parent / RECORD).read_text())
-    heads = ["boxes", "number", *OUTCOMES, "questions (median)", "seconds (median)"]
+    heads = ["boxes", "number", *OUTCOMES, "outputs compared", "questions (median)", "seconds (median)"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for kind, about in KINDS.items():
         rows: list[dict[str, Any]] = [row for row in record["rows"] if row["kind"] == kind]
         if not rows:
             continue
-        counts = [sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES]
+        counts = [sum(outcome(row) == each for row in rows) for each in OUTCOMES]
         middles = [f"{median(found):,.0f}" if (found := [r[n] for r in rows if n in r]) else "" for n in COUNTED]
-        lines.append(f"| {about} | " + " | ".join(map(str, [len(rows), *counts, *middles])) + " |")
+        outputs = f"{min(found):,}" if (found := [row["outputs"] for row in rows if "outputs" in row]) else ""
+        lines.append(f"| {about} | " + " | ".join(map(str, [len(rows), *counts, outputs, *middles])) + " |")
     lines += [
         "",
         f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
     ]
-    lines[-1] += f"Outputs compared with each hidden spec: {record['outputs']:,}. "
     lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}. "
     same = [row for row in record["rows"] if row["outcome"] == "same bits"]
     listed = sum(not row.get("unlisted", True) for row in same)
     lines[-1] += f"Of the {len(same)} with the same bits, the certificates of {listed} list every field that differs."
+    unlike = [row["unlike"] for row in record["rows"] if outcome(row) == "open"]
+    if unlike:
+        lines[-1] += f" Of the {len(unlike)} that are open, from {min(unlike)} to {max(unlike)} outputs differ."
     return "\n".join(lines)
 
 
@@ -52,7 +60,7 @@ def live_text() -> str:
     instructions = [row for row in record["rows"] if row["name"].startswith("hopper.")]
     lines = ["| operands | instructions | same spec | same bits | refused | wrong |", "|---|---:|---:|---:|---:|---:|"]
     for operands, names in LIVE_KINDS.items():
-        rows = [row for row in instructions if row["name"].split(".")[4] in names]
+        rows = [row for row in instructions if row["name"].replace(".sp.", ".").split(".")[4] in names]
         found = [row for row in rows if row["verdict"] != "refused"]
         same = sum(row["same_spec_as_catalogue"] for row in found)
         wrong = sum(row["unlike_catalogue"] > 0 for row in found)
@@ -60,12 +68,13 @@ def live_text() -> str:
         lines.append(f"| {operands} | " + " | ".join(map(str, counts)) + " |")
     lines += [
         "",
-        f"{record['gpu']}, {record['date']}, commit {record['commit']}: [record](../{LIVE}). Found as a whole GEMM:",
+        f"{record['gpu']}, {record['date']}, commit {record['commit']}: [record](../{LIVE}). As a whole GEMM:",
         "",
     ]
     for row in record["rows"]:
         if row not in instructions:
-            lines.append(f"- `{row['name']}`: " + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
+            refused = "refused; nearest is " if row["verdict"] == "refused" else ""
+            lines.append(f"- `{row['name']}`: {refused}" + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
     return "\n".join(lines)
 
 
@@ -82,6 +91,7 @@ def _stage(stage: dict[str, Any]) -> str:
     """Return a stage of a spec in a few words."""
     bits = f", cut to {stage['fraction_bits']} fraction bits" if "fraction_bits" in stage else ""
     chain = f", {stage['chain']} times without C" if "chain" in stage else ""
-    (register,) = stage["result"]
+    into = ", then ".join(f"{register['format']} {register['rounding']}" for register in stage.get("result", ()))
     term = "term" if stage["terms"] == 1 else "products"
-    return f"{stage['terms']} {term} and what was summed before{bits}{chain}, into {register['format']} {register['rounding']}"
+    running = " and what was summed before" if stage.get("accumulator") else ""
+    return f"{stage['terms']} {term}{running}{bits}{chain}, {f'into {into}' if into else 'unrounded'}"

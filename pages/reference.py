@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bounds
 import language
+import units
 from asks import asks_text
 from blamed import blamed_text
 from commands import commands_text
@@ -21,7 +22,6 @@ from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from probed import live_text, probed_text
 from proofs import proofs_text
-from units import model_text, units_text
 
 from codesign.figures.metric import metrics
 from codesign.proposal.proposal import Proposal
@@ -70,8 +70,12 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("commands", "commands"): commands_text,
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
-    ("cost", "model"): model_text,
-    ("cost", "units"): units_text,
+    ("cost", "model"): units.model_text,
+    ("cost", "units"): units.units_text,
+    ("cost", "libraries"): units.libraries_text,
+    ("cost", "ideas"): units.ideas_text,
+    ("cost", "family"): units.family_text,
+    ("cost", "gate"): units.gate_text,
     ("proofs", "proofs"): proofs_text,
     ("models", "answers"): answers_text,
     ("asks", "asks"): asks_text,

@@ -1,6 +1,7 @@
 """Export of generated hardware: files, simulators, lint, and the command."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
-from cost_specs import SCALED, SPECS
+from cost_specs import SCALED, SPECS, instruction
 from simple_gates import GATES
 
 from codesign.__main__ import run
@@ -91,7 +92,7 @@ def test_mapped_and_pipelined_files_run_under_an_open_simulator(tmp_path):
 def test_exported_verilog_is_clean_under_lint(tmp_path):
     """Verilator accepts the design and its pipeline with all warnings; ports have the order of their names."""
     from codesign.evidence.cost.export import header
-    from codesign.evidence.cost.stalled import wrapper
+    from codesign.evidence.cost.rtl.stalled import wrapper
     from codesign.evidence.cost.synth import readable
 
     verilator = Path(sys.executable).with_name("verilator-cli")
@@ -104,6 +105,18 @@ def test_exported_verilog_is_clean_under_lint(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:2000]
     assert "module unit(a, b, c, scale_a, scale_b, d_out);" in (tmp_path / "unit.v").read_text()
+
+
+def test_a_register_that_cannot_overflow_has_no_comparison(tmp_path):
+    """A format whose largest number is all ones is compared with nothing, which a linter would find constant."""
+    from codesign.evidence.cost.synth import readable
+
+    fixed = {"name": "fixed8", "exponent_bits": 1, "mantissa_bits": 6, "bias": -1, "overflow": "saturate"}
+    spec = instruction({"s": {"terms": 2, "accumulator": True, "result": {"format": fixed, "rounding": "nearest-even"}}},
+                       "e2m1", "e2m1", accumulator=fixed)  # fmt: skip
+    rtlil = unit(spec)
+    assert re.search(r"connect \\B \d+'1{7}\n", rtlil)
+    assert "> 7'h7f" not in readable(rtlil)
 
 
 def test_exported_verilog_reads_back_as_the_same_unit(tmp_path):

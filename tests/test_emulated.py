@@ -19,7 +19,7 @@ from test_registers import INFINITIES, of_an_infinity
 from test_tensor import CASES, reference
 
 from isa_model import load
-from isa_model.engines import gpu, portable, tensor
+from isa_model.engines import gpu, packing, portable, tensor
 from isa_model.engines import operands as operands_module
 from isa_model.engines.plan import Plan
 from isa_model.stimulus import draw
@@ -96,13 +96,13 @@ def emulated(monkeypatch, folder):
         drive(*grid, threads, int(in_warps), (ctypes.c_long * len(values))(*values))
 
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
-    monkeypatch.setattr(gpu, "_torch", OnThisMachine)
     monkeypatch.setattr(gpu, "_is_hopper", lambda: True)
-    monkeypatch.setattr(gpu, "_kernel", kernel)
-    monkeypatch.setattr(gpu, "_launch", launch)
+    for module in (gpu, packing):
+        for name, here in (("import_torch", OnThisMachine), ("kernel", kernel), ("launch", launch)):
+            monkeypatch.setattr(module, name, here)
     for constant in ("WARPS_M", "WARPS_N"):  # warps share nothing, so one does
         monkeypatch.setattr(tensor, constant, 1)
-    caches = (gpu._words, gpu._source)
+    caches = (packing._words, gpu._source)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 import gemm_on_cpu  # noqa: E402
 
 import isa_model  # noqa: E402
-from isa_model.instruction import Scaling  # noqa: E402
+from isa_model.operand_fields import Scaling  # noqa: E402
 from kernels.gemm.launches import GemmOperands, issue  # noqa: E402
 from kernels.gemm.tile import OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
 

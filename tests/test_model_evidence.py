@@ -186,7 +186,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 torch.manual_seed(0)
 tokens = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
 tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-PreTrainedTokenizerFast(tokenizer_object=tokens).save_pretrained(sys.argv[1])
+PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="!").save_pretrained(sys.argv[1])
 sizes = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128)
 LlamaForCausalLM(LlamaConfig(vocab_size=256, initializer_range=0.1, **sizes)).save_pretrained(sys.argv[1])
 from transformers import BertConfig, BertModel

@@ -20,20 +20,21 @@ from codesign.probe.boxes import (
     SpecBox,
     Unanswered,
     open_box,
-    parse_questions,
-    read_round,
 )
 from codesign.probe.certificate import probe
 from codesign.probe.compiled_box import FUNCTION
+from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
+from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
-from codesign.probe.space import GIVEN, STRUCTURAL, Space, canonical
+from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.library import load
 from isa_model.matmul import matmul
 from isa_model.operand_fields import Scaling
+from isa_model.sparse import elements
 from isa_model.stage import Register, Stage
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
@@ -95,7 +96,7 @@ def test_every_field_of_the_language_is_an_axis():
     hypothesis = {"stages": stages, "nan": 0x7FFFFFFF, "scale": {"onto": -1}}
     varied = {path[-1] for path, _ in space.neighbours(hypothesis, 1) if path}
     every = {f for kind in (Instruction, Scaling, Stage, Register) for f in kind.model_fields}
-    assert every - STRUCTURAL - GIVEN - {"scale", "random_bits"} <= varied
+    assert every - STRUCTURAL - GIVEN - UNREAD - {"scale", "random_bits"} <= varied
 
 
 class Noise(SpecBox):
@@ -179,8 +180,9 @@ def test_a_users_own_kernel_is_a_box(suffix, tool, tmp_path):
     for changed, said in (
         (text.replace("RETURNED", "3"), "returned 3"),
         (text.replace("RETURNED", "0").replace("int run(", "int other("), "no function `run`"),
+        (text.replace("RETURNED", "*(volatile int *)8"), r"ended its process with signal \d+"),
         ("int run(", "does not compile"),
-    )[: 3 if suffix == ".c" else 0]:
+    )[: 4 if suffix == ".c" else 0]:
         path.write_text(changed)
         with pytest.raises(InputError, match=said):
             open_box(f"cu:{path}", operands).ask(lines)
@@ -222,6 +224,50 @@ def test_matrices_give_the_lines_on_their_diagonal():
 
     lines = adversarial(Signature(spec), np.random.default_rng(0), 300)
     assert (MatrixBox(Signature(spec), product).ask(lines) == answers(spec, lines)).all()
+
+
+INTEGER_SPARSE = "hopper.mma.sp.m16n8k64.s32.s4.s4.s32"
+
+
+@pytest.mark.parametrize("name", ["ada.mma.sp.m16n8k16.f32.f16.f16.f32", INTEGER_SPARSE])
+def test_a_sparse_box_gets_positions(name):
+    """Dense questions become sparse ones: a function and a matrix product of the whole instruction answer as its dense part."""
+    spec = load(name)
+    signature = Signature(spec.dense, sparse=spec)
+    lines = adversarial(signature, np.random.default_rng(0), 200)
+
+    def gathers(a, b, c, positions):
+        return answers(spec.dense, Lines(a, np.take_along_axis(b, elements(spec.sparsity, positions), 1), c))
+
+    def product(a, b, c, positions):
+        return to_codes(spec.accumulator, matmul(spec, a, b, c, positions=positions, engine="portable"))
+
+    for box in (FunctionBox(signature, gathers), MatrixBox(signature, product)):
+        assert (box.ask(lines) == answers(spec.dense, lines)).all()
+
+
+def test_the_spec_of_a_sparse_box_is_sparse(tmp_path):
+    """The certificate's YAML is the sparse instruction, and questions in a folder have the positions."""
+    box = open_box(f"spec:{INTEGER_SPARSE}", None)
+    found = probe(box, outputs=300)
+    (tmp_path / "spec.yaml").write_text(found.text)
+    written = load(str(tmp_path / "spec.yaml"))
+    assert written.sparsity == load(INTEGER_SPARSE).sparsity
+    assert canonical(written.dense) == canonical(found.spec) == canonical(load(INTEGER_SPARSE).dense)
+    with pytest.raises(Unanswered) as waiting:
+        FolderBox(box.signature, tmp_path).ask(box.signature.empty(2))
+    row = (waiting.value.folder / "questions.txt").read_text().splitlines()[0].split()
+    spec = load(INTEGER_SPARSE)
+    assert len(row) == spec.stored_k + spec.shape.k + spec.stored_k // spec.sparsity.run + 1
+
+
+def test_several_levels_of_scales_are_refused(tmp_path):
+    """A probe asks one level of scales, and says so before it asks."""
+    data = load(MX).model_dump(mode="json", exclude_none=True)
+    data["scale"]["a"]["coarser"] = [{"group": None, "format": "fp32"}]
+    (tmp_path / "nested.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="several levels"):
+        open_box("python:json:loads", str(tmp_path / "nested.yaml"))
 
 
 def test_a_box_without_c_is_asked_with_zeros():
@@ -477,6 +523,28 @@ def test_a_rival_that_the_last_check_tells_apart_is_no_rival():
     assert set(fit.alike) == {"same"}
     assert fit.session.experiments[-1] == "last check"
     assert answers(fit.space.spec(rival), fit.session.pool)[-1] != fit.session.d[-1]
+
+
+def test_pairs_of_products_show_how_many_bits_inner_sums_keep():
+    """Two products of one inner sum lead to no more bits than its register has: a narrow inner register is tried at once."""
+    data = load(VOLTA).model_dump(mode="json", exclude_none=True)
+    inner = {"terms": 4, "result": {"format": "e8m8", "rounding": "nearest-away"}}
+    last = {"terms": 2, "accumulator": True, "result": {"format": "e8m18", "rounding": "down"}}
+    data |= {"shape": {"m": 8, "n": 8, "k": 8}, "stages": {"inner": inner, "last": last}}
+    spec = Instruction.model_validate(data)
+    fit = Fit(Session(SpecBox(Signature(spec), spec)))
+    fit.ask_all()
+    assert 8 in fit.widths()
+    assert not fit.search(fit.start()).wrong.any()
+
+
+def test_nans_of_c_are_asked():
+    """The code of NaN is read off answers to a C that is one, even where no product can be."""
+    data = load(VOLTA).model_dump(mode="json", exclude_none=True)
+    spec = Instruction.model_validate(data | {"a": "e3m2", "b": "e3m2", "nan": 0x7FFFFFFF})
+    fit = Fit(Session(SpecBox(Signature(spec), spec)))
+    fit.ask_all()
+    assert fit.base()["nan"] == 0x7FFFFFFF
 
 
 def test_scales_come_after_c():

@@ -239,7 +239,7 @@ def test_an_accumulator_wider_than_the_kernels_codes_is_refused_by_the_gpu_engin
     spec = whole("int48", k=1)
     assert cuda.CudaCores(Plan(spec)).source()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "_torch", lambda: torch)
+        patch.setattr(gpu, "import_torch", lambda: torch)
         codes = torch.zeros((1, 1), dtype=torch.int8)
         with pytest.raises(Unsupported, match="32 bits"):
             gpu.matmul_on_device(spec, codes, codes)

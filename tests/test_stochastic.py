@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from golden_in_c import compiled
 
 from isa_model import InputError, Instruction, gemm, matmul
-from isa_model.c_golden.source import compiled
 from isa_model.diagnostics import parse_yaml
 from isa_model.engines import portable
 from isa_model.formats import FORMATS

@@ -180,4 +180,4 @@ def test_the_doctor_says_why_numpy_computes(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (doctor.engine().name, doctor.engine().state) == ("numpy", "missing")
     monkeypatch.setattr(doctor, "findings", lambda: [broken])
-    assert doctor.doctor("csv") == 3
+    assert run(["doctor", "--csv"]) == 3

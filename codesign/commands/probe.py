@@ -42,7 +42,10 @@ def probe(
         Path | None, typer.Option(metavar="DIR", help="Go on with the answers put there; may write more questions.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the certificate; default: codesign-probe/<box>.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Processor time for the search.")] = 60.0,
+    seconds: Annotated[
+        float,
+        typer.Option(min=1, help="Processor time for the search, and as much for telling rivals of its result apart."),
+    ] = 60.0,
     outputs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Questions of the last check.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,
     form: Form = "table",

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 MOST_HALVES = 64
 """Most half samples for the intervals of quantiles; a power of two."""
 BEYOND = 1.5
-"""What a sample is taken to miss, in its largest squared errors. Of squares whose tail falls with the power a, those beyond the
-largest of a sample are on average a / (a - 1) times as large: once if the tail is light, twice for elements of Student's t
-with 4 degrees of freedom."""
+"""Squared error that a sample is taken to miss, relative to its largest. Where the tail of squares falls with the power a,
+squares beyond the largest of a sample are on average a / (a - 1) times as large as it: once in a light tail, twice for elements
+of Student's t with 4 degrees of freedom."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 

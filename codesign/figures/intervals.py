@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FEWEST_CLUSTERS = 8
 """Fewest clusters for which an interval is given."""
 SKEWED = 0.5
-"""Skewness from which on clusters count as skewed; that of sixteen normal ones varies by as much."""
+"""Least skewness of clusters that count as skewed: about the standard deviation of the skewness of sixteen normal ones."""
 SMALL_CHANGE = 0.1
 """Logarithm of the ratio of two errors up to which they count as nearly equal."""
 
@@ -310,8 +310,8 @@ def reach(influence: Array, level: float, most: Array | float = 0.0) -> Ends:
 def far(influence: Array) -> Ends:
     """Return how much a share changes down and up if the cluster furthest on its longer side counts once more.
 
-    This is for clusters that are skewed to that side: where few of them have most of the hits, others may have been missed, as
-    single large errors may (`reach`). Both are 0 where the skewness is below `SKEWED`.
+    Where few clusters have most of the hits, others of their kind may be missing from the sample, as single large errors may
+    (`reach`). Both changes are 0 where the skewness is below `SKEWED`.
     """
     spread = influence - influence.mean()
     second, count = float((spread**2).mean()), len(spread)

@@ -39,6 +39,7 @@ MARKS = {
     "delay": ("#882255", "#e07fb0"),
     "energy": ("#8a6d00", "#d9b84a"),
     "curve": ("#6f6f6f", "#9aa3ad"),
+    "family": ("#11748a", "#6fcbdc"),
     "shipped": ("#000000", "#ffffff"),
     "front": ("#8b8b8b", "#7d8894"),
     "blue": ("#0072b2", "#5cb3ee"),

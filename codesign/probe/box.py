@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations, islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleOperand
+from isa_model.sparse import elements
 
 
 class Lines(NamedTuple):
@@ -48,6 +50,8 @@ class Signature:
     """An instruction of this shape and these formats, without sparsity. Its other fields are not read."""
     takes_c: bool = True
     """False for a box without C, which is asked with C = 0 alone."""
+    sparse: Instruction | None = None
+    """The sparse instruction that the box takes, of which `spec` is the dense part; None for a dense box."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -68,6 +72,24 @@ class Signature:
             (side.format, -(-k // side.group[axis])) if side else None
             for side, axis in zip(self.sides, (1, 0), strict=True)
         )
+
+    def given(self, lines: Lines) -> list[Codes]:
+        """Return questions as the box takes them: A, B, C and scales, as far as there are any.
+
+        A sparse box gets one operand with the stored elements alone, the other whole, with any codes where nothing is stored,
+        and last the positions (L, runs) of what is stored, drawn at random: none of the two changes D.
+        """
+        if self.sparse is None or self.sparse.sparsity is None:
+            return [x for x in lines if x is not None]
+        sparsity, rng = self.sparse.sparsity, np.random.default_rng(len(lines.c))
+        ways = np.array(list(islice(combinations(range(sparsity.of), sparsity.kept), 4096)), np.uint8)
+        groups = self.spec.shape.k // (sparsity.kept * sparsity.run)
+        positions = ways[rng.integers(0, len(ways), (len(lines.c), groups))].reshape(len(lines.c), -1)
+        name = "b" if sparsity.operand == "a" else "a"
+        fmt, stored = getattr(self.spec, name), getattr(lines, name)
+        whole = rng.integers(0, 1 << fmt.bits, (len(stored), self.sparse.shape.k), np.uint64).astype(stored.dtype)
+        np.put_along_axis(whole, elements(sparsity, positions), stored, axis=1)
+        return [*(x for x in lines._replace(**{name: whole}) if x is not None), positions]
 
     def empty(self, count: int) -> Lines:
         """Return `count` lines of zeros, with scales of one where there are any."""

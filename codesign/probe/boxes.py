@@ -1,9 +1,4 @@
-"""Boxes by name, such as `python:module:function`, `exe:path` and `gpu:INSTRUCTION`, and folders of questions.
-
-Questions and answers are exchanged as text, for RTL simulators and for machines elsewhere. `questions.txt` has a line for each
-question: the codes of the row of A, of the column of B, of the scales of A and of B if there are any, and of C, in hexadecimal,
-separated by spaces. `answers.txt` has as many lines, each with the code of D in hexadecimal. `signature.yaml` names formats.
-"""
+"""Boxes by name, such as `python:module:function`, `exe:path` and `gpu:INSTRUCTION`, and folders of questions."""
 
 from __future__ import annotations
 
@@ -17,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from codesign.probe.box import Box, Lines, Recorded, Signature, answers
+from codesign.probe.exchange import parse_answers, parse_questions, read_round, rows_of, text_of, write_round
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.float64 import Codes
-from isa_model.input_files import MIB, parse_json, read_text, reason
+from isa_model.input_files import parse_json, reason
 from isa_model.instruction import Instruction
 from isa_model.library import load
-from isa_model.output_files import write_file
 
 TILES = 64
 """Tiles along M and N in one product of matrices, always as many, as a library may choose its kernel by the shape."""
@@ -34,13 +28,12 @@ MOST_OF_A_CASE = 400
 """Dot products that are taken of each case of a recording."""
 TIME_LIMIT = 600
 """Seconds that an executable may take for one round of questions."""
-MOST_TEXT = 1024 * MIB
-"""Bytes of a file of questions or answers that are read."""
 
 
 @dataclass
 class FunctionBox:
-    """A Python function from codes to codes: `function(a, b, c)`, or with `scale_a` and `scale_b` as well, line by line."""
+    """A Python function from codes to codes, line by line: of `a`, `b` and `c`, and of `scale_a`, `scale_b` and `positions` as
+    far as the operands have them."""
 
     signature: Signature
     function: Callable[..., Any]
@@ -50,7 +43,7 @@ class FunctionBox:
         dtype = code_dtype(self.signature.spec.accumulator)
         expected = f"expected {dtype} {lines.c.shape}, a code of D for each line"
         try:
-            d = np.asarray(self.function(*(x.copy() for x in lines if x is not None)))
+            d = np.asarray(self.function(*(x.copy() for x in self.signature.given(lines))))
         except (Exception, SystemExit) as error:
             raise InputError.of(f"the function failed with {_said(error)}", expected) from None
         if d.shape != lines.c.shape or d.dtype.itemsize != dtype.itemsize or d.dtype.kind not in "iu":
@@ -76,21 +69,27 @@ class MatrixBox:
     """A function of whole matrices, D = f(A, B, C) on codes: lines go onto the diagonal of products of m by n."""
 
     signature: Signature
-    function: Callable[[Codes, Codes, Codes], Codes]
-    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature; returns D (M, N)."""
+    function: Callable[..., Codes]
+    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature, and positions (M, runs) if A is
+    sparse; returns D (M, N)."""
 
     def ask(self, lines: Lines) -> Codes:
         """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
         shape = self.signature.spec.shape
         side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(self.signature.spec.accumulator))
         for first in range(0, len(d), side * TILES):
-            part = lines.pick(slice(first, first + side * TILES))
-            n = np.arange(len(part.c))
+            given_a, given_b, given_c, *more = self.signature.given(lines.pick(slice(first, first + side * TILES)))
+            n = np.arange(len(given_c))
             row, column = (n // side * size + n % side for size in (shape.m, shape.n))
-            a, b = (np.zeros((TILES * s, shape.k), x.dtype) for s, x in ((shape.m, part.a), (shape.n, part.b)))
-            c = np.zeros((TILES * shape.m, TILES * shape.n), part.c.dtype)
-            a[row], b[column], c[row, column] = part.a, part.b, part.c
-            d[first : first + len(n)] = np.asarray(self.function(a, np.ascontiguousarray(b.T), c))[row, column]
+            sized = ((shape.m, given_a), (shape.n, given_b))
+            a, b = (np.zeros((TILES * size, x.shape[1]), x.dtype) for size, x in sized)
+            c = np.zeros((TILES * shape.m, TILES * shape.n), given_c.dtype)
+            a[row], b[column], c[row, column] = given_a, given_b, given_c
+            positions = [np.tile(x[:1], (TILES * shape.m, 1)) for x in more]
+            for x, given in zip(positions, more, strict=True):
+                x[row] = given
+            result = self.function(a, np.ascontiguousarray(b.T), c, *positions)
+            d[first : first + len(n)] = np.asarray(result)[row, column]
         return d
 
 
@@ -143,93 +142,13 @@ class FolderBox:
         self.rounds += 1
         round_folder = self.folder / f"round-{self.rounds:02}"
         if (round_folder / "answers.txt").exists():
-            if _text(round_folder / "questions.txt") != question_text(lines):
+            if text_of(round_folder / "questions.txt") != rows_of(self.signature.given(lines)):
                 message = f"{round_folder} holds other questions than this probe asks"
                 hint = "the version, --operands, --seconds, --outputs and --seed of the first call, or a new folder"
                 raise InputError.of(message, hint)
             return read_round(round_folder, self.signature, len(lines.c))
         write_round(round_folder, self.signature, lines)
         raise Unanswered(round_folder)
-
-
-# -- the exchange ----------------------------------------------------------------------------------------------------
-
-
-def question_text(lines: Lines) -> str:
-    """Return questions as text, a line each."""
-    columns = [lines.a, lines.b, *(x for x in lines[3:] if x is not None), lines.c[:, None]]
-    rows = np.concatenate([x.astype(np.uint64) for x in columns], axis=1).tolist()
-    return "".join(" ".join(f"{code:x}" for code in row) + "\n" for row in rows)
-
-
-def parse_questions(signature: Signature, rows: list[str]) -> Lines:
-    """Return the questions that lines of text hold.
-
-    Raises ValueError for lines with too many or too few codes, and for a code that is too large.
-    """
-    spec, k = signature.spec, signature.spec.shape.k
-    scales = [(s[0], s[1]) if s else None for s in signature.scale_formats]
-    parts = [(spec.a, k), (spec.b, k), *scales, (spec.c_format, 1)]
-    widths = [part[1] if part else 0 for part in parts]
-    table = [[int(code, 16) for code in row.split()] for row in rows]
-    if any(len(row) != sum(widths) for row in table):
-        raise ValueError(f"a question has {sum(widths)} codes")
-    bits = [part[0].storage_bits for part in parts if part for _ in range(part[1])]
-    if any(not 0 <= code < 1 << size for row in table for code, size in zip(row, bits, strict=True)):
-        raise ValueError("a code is too large for its format")
-    codes = np.array(table, np.uint64).reshape(len(rows), sum(widths))
-    columns = np.split(codes, np.cumsum(widths)[:-1], axis=1)
-    a, b, scale_a, scale_b, c = (
-        x.astype(code_dtype(part[0])) if part else None for x, part in zip(columns, parts, strict=True)
-    )
-    assert a is not None
-    assert b is not None
-    assert c is not None
-    return Lines(a, b, c[:, 0], scale_a, scale_b)
-
-
-def write_round(folder: Path, signature: Signature, lines: Lines) -> None:
-    """Write the questions of one round and what they mean. Raises InputError if the folder cannot be written."""
-    scales = [{"format": s[0].name, "count": s[1]} if s else None for s in signature.scale_formats]
-    about = {**signature.fields, "scale_a": scales[0], "scale_b": scales[1], "questions": len(lines.c)}
-    write_file(folder / "signature.yaml", yaml.safe_dump(about, sort_keys=False))
-    write_file(folder / "questions.txt", question_text(lines))
-
-
-def read_round(folder: Path, signature: Signature, count: int, name: str = "") -> Codes:
-    """Return the answers of a round; `name` is what errors call their file.
-
-    Raises InputError unless there is a code of D for each question.
-    """
-    path = folder / "answers.txt"
-    return parse_answers(signature, _text(path, name).split(), count, name or str(path))
-
-
-def parse_answers(signature: Signature, texts: list[str], count: int, name: str) -> Codes:
-    """Return the codes of D that texts hold. Raises InputError, with the file's `name`, unless there are `count` of them."""
-    fmt = signature.spec.accumulator
-    if len(texts) != count:
-        message = f"{name} has {len(texts)} answers to {count} questions"
-        raise InputError.of(message, "one code of D a line, in hexadecimal")
-    for number, text in enumerate(texts, 1):
-        try:
-            fits = 0 <= int(text, 16) < 1 << fmt.storage_bits
-        except ValueError:
-            fits = False
-        if not fits:
-            message = f"{name}:{number}: `{text[:40]}` is no code of {fmt.name}"
-            raise InputError.of(message, f"up to {-(-fmt.storage_bits // 4)} hexadecimal digits")
-    return np.array([int(text, 16) for text in texts], code_dtype(fmt))
-
-
-def _text(path: Path, name: str = "") -> str:
-    """Return the text of a file. Raises InputError, with its `name`, if it cannot be read."""
-    try:
-        return read_text(path, MOST_TEXT)
-    except OSError as error:
-        raise InputError.of(f"{name or path} cannot be read: {reason(error)}") from None
-    except UnicodeDecodeError:
-        raise InputError.of(f"{name or path} is no text", "hexadecimal codes") from None
 
 
 def _said(error: BaseException) -> str:
@@ -253,16 +172,27 @@ def open_box(name: str, operands: str | None) -> Box:
 
 
 def signature_of(name: str | None) -> Signature:
-    """Return the signature of an instruction, of the catalogue or a YAML file: its shape, formats and groups of scales."""
+    """Return the signature of an instruction, of the catalogue or a YAML file: its shape, formats and groups of scales.
+
+    Raises InputError without a name, and for several levels of scales.
+    """
     if name is None:
         hint = "--operands NAME, an instruction or YAML file with its shape and formats; its sums are not read"
         raise InputError.of("a box does not say which formats it takes", hint)
-    return Signature(load(name).dense)
+    return _of(load(name))
+
+
+def _of(spec: Instruction) -> Signature:
+    """Return the signature of a spec. Raises InputError for several levels of scales, which questions cannot have yet."""
+    if any(side.coarser for side in spec.scales):
+        message = f"{spec.name or 'the operands'}: scales have several levels, of which a probe asks one alone"
+        raise InputError.of(message, "operands without `coarser`, and a box that keeps those scales at 1")
+    return Signature(spec.dense, sparse=spec if spec.sparsity else None)
 
 
 def _signature(spec: Instruction, operands: str | None) -> Signature:
     """Return the signature of a spec. Raises InputError if `operands` names another one."""
-    own = Signature(spec)
+    own = _of(spec)
     if operands is not None:
         given = signature_of(operands)
         if (given.fields, given.sides) != (own.fields, own.sides):
@@ -295,10 +225,10 @@ def spec_box(spec: Instruction, operands: str | None = None) -> Box:
 
     Raises InputError for random bits and several levels of scales, and if `operands` names one of another signature.
     """
-    if spec.is_stochastic or any(side.coarser for side in spec.scales):
-        what = "draws random bits" if spec.is_stochastic else "has several levels of scales"
-        raise InputError.of(f"{spec.name} {what}, which no question sets", "a spec without them")
-    return SpecBox(_signature(spec.dense, operands), spec.dense)
+    if spec.is_stochastic:
+        message = f"{spec.name} draws random bits, which no question sets: the same question has several answers"
+        raise InputError.of(message, "a spec with another rounding")
+    return SpecBox(_signature(spec, operands), spec.dense)
 
 
 def _vectors(path: str, operands: str | None) -> Box:
@@ -310,6 +240,9 @@ def _vectors(path: str, operands: str | None) -> Box:
 
     ((_, vectors),) = list(read(Path(path)))[:1]
     spec = vectors.spec
+    if spec.sparsity or spec.is_stochastic:
+        what = "are of a sparse instruction" if spec.sparsity else "draw random bits"
+        raise InputError.of(f"{path}: vectors {what}, which a probe cannot read", "vectors of a dense instruction")
 
     def column(name: str, fmt: Any) -> Codes:
         return np.array([getattr(v, name) for v in vectors.vectors], code_dtype(fmt))
@@ -338,7 +271,7 @@ def _recording(path: Path, operands: str | None) -> Box:
 
 def _log(path: Path, signature: Signature) -> Box:
     """Return what an earlier probe asked and was answered."""
-    text = _text(path)
+    text = text_of(path)
     try:
         log = parse_json(text)
         lines, given = parse_questions(signature, log["questions"]), [str(x) for x in log["answers"]]
@@ -354,13 +287,11 @@ def _gpu(name: str, operands: str | None) -> Box:
     from kernels import native
 
     spec = load(name)
-    if spec.sparsity:
-        raise InputError.of(f"{name} is sparse", "its dense instruction; checks/sparsity.py compares sparse ones")
     try:
         native.parse(name)
     except ValueError as error:
         raise InputError.of(str(error), "`codesign list` shows those of Hopper") from None
-    return MatrixBox(_signature(spec, operands), lambda a, b, c: native.matmul(name, a, b, c))
+    return MatrixBox(_signature(spec, operands), lambda *given: native.matmul(name, *given))
 
 
 def _mmasim(name: str, operands: str | None) -> Box:
@@ -372,13 +303,18 @@ def _mmasim(name: str, operands: str | None) -> Box:
 
     spec = load(name)
     oracle = oracles.Oracle(spec)
-    return MatrixBox(Signature(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
+    return MatrixBox(_of(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
 
 
 def _cu(path: str, operands: str | None) -> Box:
     from codesign.probe.compiled_box import open_compiled
 
-    return open_compiled(path, signature_of(operands))
+    signature = signature_of(operands)
+    if signature.sparse:
+        raise InputError.of(
+            f"cu:{path}: `run` takes no positions of a sparse operand", "python: or exe:, or dense operands"
+        )
+    return open_compiled(path, signature)
 
 
 OPEN: dict[str, Callable[[str, str | None], Box]] = {

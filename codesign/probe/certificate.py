@@ -11,11 +11,11 @@ import numpy as np
 import yaml
 
 from codesign.probe.box import Box, Lines, Recorded, Refusal, Session
-from codesign.probe.boxes import question_text
+from codesign.probe.exchange import question_text
 from codesign.probe.fit import Fit
+from codesign.probe.hypotheses import Data, Path, at
 from codesign.probe.questions import DIRECTED
-from codesign.probe.search import Scored
-from codesign.probe.space import Data, Path, at
+from codesign.probe.scoring import Scored
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.instruction import Instruction
 from isa_model.stimulus import KINDS
@@ -67,13 +67,15 @@ class Certificate:
     """Questions asked, rounds, answers kept, outputs of the last check, hypotheses run, seconds of processor time."""
     log: dict[str, Any]
     """Every question kept, with its experiment and answer."""
+    sparse: Data
+    """Fields that a sparse instruction has beside those of its dense part, `spec`; none for a dense one."""
 
     @property
     def text(self) -> str:
         """The spec as YAML, ready for a file that `codesign` reads."""
         if self.spec is None:
             return ""
-        data = self.spec.model_dump(mode="json", exclude_defaults=True)
+        data = self.spec.model_dump(mode="json", exclude_defaults=True) | self.sparse
         checked = (
             f"{self.counts['kept']} answers, all given by this spec; {self.counts['checked']} outputs of a last check."
         )
@@ -91,7 +93,7 @@ class Certificate:
             "counts": self.counts,
             "fields": [vars(x) for x in self.fields],
             "experiments": EXPERIMENTS,
-            "spec": self.spec.model_dump(mode="json", exclude_defaults=True) if self.spec else None,
+            "spec": self.spec.model_dump(mode="json", exclude_defaults=True) | self.sparse if self.spec else None,
         }
         return json.dumps(data, indent=1) + "\n"
 
@@ -131,9 +133,20 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     }
     verdict = "refused" if not found else "ambiguous" if any(x.alike for x in fields) else "determined"
     hypothesis = nearest.hypothesis if nearest else {}
-    return Certificate(
-        verdict, nearest.spec if nearest else None, hypothesis, fields, reason, witness, counts, _log(session)
-    )
+    spec = nearest.spec if nearest else None
+    return Certificate(verdict, spec, hypothesis, fields, reason, witness, counts, _log(session), _sparse(box, spec))
+
+
+def _sparse(box: Box, spec: Instruction | None) -> Data:
+    """Return the shape, sparsity and scales of the sparse instruction of a box, of which a spec is the dense part."""
+    sparse = box.signature.sparse
+    if sparse is None or spec is None:
+        return {}
+    data = sparse.model_dump(mode="json", exclude_defaults=True, include={"shape", "sparsity", "scale"})
+    if spec.scale and "scale" in data:
+        own = spec.scale.model_dump(mode="json", exclude_defaults=True)
+        data["scale"] = own | {side: data["scale"][side] for side in "ab" if side in own}
+    return data
 
 
 # -- fields ----------------------------------------------------------------------------------------------------------

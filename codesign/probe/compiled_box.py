@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,22 @@ FUNCTION = (
 """What the file defines. Pointers are to the host's memory: codes of A and B (lines, k), of C and D (lines), of scales (lines,
 groups) or null, each in the smallest unsigned integer that holds it. It launches what it likes, and returns 0."""
 TIME_LIMIT = 600
-"""Seconds that a compiler may take."""
+"""Seconds that a compiler, or one round of questions, may take."""
+
+
+WORKER = """
+import ctypes, os, sys
+library, result, lines, k, size, *lengths = sys.argv[1:]
+questions = os.fdopen(os.dup(0), "rb")
+given = [None if n == "none" else questions.read(int(n)) for n in lengths]
+d = ctypes.create_string_buffer(int(lines) * int(size))
+function = getattr(ctypes.CDLL(library), "run", None)
+code = function(ctypes.c_long(int(lines)), ctypes.c_long(int(k)), *map(ctypes.c_char_p, given), d) if function else None
+if code == 0:
+    open(result, "wb").write(d.raw)
+print(code, file=open(result + ".code", "w"))
+"""
+"""Program that calls the function once, in a process of its own: what crashes there, or ends it, does not end the probe."""
 
 
 @dataclass
@@ -36,27 +50,44 @@ class CompiledBox:
     signature: Signature
     name: str
     """File it comes from, for messages."""
-    function: Any
+    library: bytes
+    """Compiled library with the function `run`."""
 
     def ask(self, lines: Lines) -> Codes:
-        """Return what the function writes to D. Raises InputError if it returns another number than 0."""
-        given = [None if x is None else np.ascontiguousarray(x) for x in (*lines[:3], lines.scale_a, lines.scale_b)]
-        d = np.zeros(lines.c.shape, code_dtype(self.signature.spec.accumulator))
-        sizes = [ctypes.c_long(x) for x in lines.a.shape]
-        code = self.function(*sizes, *(_pointer(x) for x in given), _pointer(d))
-        if code:
-            raise InputError.of(f"`run` of {self.name} returned {code}", "0 once D is written")
-        return d
+        """Return what the function writes to D.
 
-
-def _pointer(x: Codes | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if x is None else x.ctypes.data)
+        Raises InputError if it is missing, crashes, takes too long or returns another number than 0.
+        """
+        parts = [None if x is None else np.ascontiguousarray(x) for x in (*lines[:3], lines.scale_a, lines.scale_b)]
+        dtype = code_dtype(self.signature.spec.accumulator)
+        sizes = [*lines.a.shape, dtype.itemsize, *("none" if x is None else x.nbytes for x in parts)]
+        with tempfile.TemporaryDirectory() as folder:
+            library, result = Path(folder) / "box.so", Path(folder) / "d"
+            library.write_bytes(self.library)
+            command = [sys.executable, "-I", "-S", "-c", WORKER, str(library), str(result), *map(str, sizes)]
+            given = b"".join(x.tobytes() for x in parts if x is not None)
+            try:
+                done = subprocess.run(command, input=given, capture_output=True, timeout=TIME_LIMIT, check=False)
+            except subprocess.TimeoutExpired:
+                message = f"`run` of {self.name} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
+                raise InputError.of(message) from None
+            code = result.with_suffix(".code")
+            if not code.exists():
+                said = done.stderr.decode(errors="replace").strip()[-300:]
+                how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+                raise InputError.of(f"`run` of {self.name} ended its process with {how}{said and f': {said}'}")
+            returned = code.read_text().strip()
+            if returned == "None":
+                raise InputError.of(f"{self.name} has no function `run`", FUNCTION)
+            if returned != "0":
+                raise InputError.of(f"`run` of {self.name} returned {returned}", "0 once D is written")
+            return np.frombuffer(result.read_bytes(), dtype).copy()
 
 
 def open_compiled(path: str, signature: Signature) -> CompiledBox:
     """Compile a file and return its function as a box.
 
-    Raises InputError without the file or a compiler, for what does not compile, and for a file without the function.
+    Raises InputError without the file or a compiler, and for what does not compile.
     """
     source = Path(path)
     if not source.is_file():
@@ -76,12 +107,7 @@ def open_compiled(path: str, signature: Signature) -> CompiledBox:
         if done.returncode:
             said = (done.stderr + done.stdout).decode(errors="replace").strip()[:500]
             raise InputError.of(f"{path} does not compile: {said}")
-        try:
-            function = ctypes.CDLL(str(library)).run
-        except (OSError, AttributeError) as error:
-            raise InputError.of(f"{path} has no function `run`: {error}", FUNCTION) from None
-    function.restype = ctypes.c_int
-    return CompiledBox(signature, path, function)
+        return CompiledBox(signature, path, library.read_bytes())
 
 
 def _compiler(source: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The fit: a spec that explains the answers, then questions on which it and its neighbours disagree.
 
-1. `Search.search` finds a spec that explains every answer.
+1. `SpecSearch.search` finds a spec that explains every answer.
 2. `Fit.challenge` looks for questions on which the spec and its neighbours differ, and asks them, until none is left.
 3. `Fit.check` asks many questions more; those that the spec does not answer as the box does lead back to 1.
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from time import process_time
 
 import numpy as np
 
 from codesign.probe.box import Lines, Refusal
+from codesign.probe.hypotheses import Data, Path, size
 from codesign.probe.questions import adversarial, mutated
-from codesign.probe.search import Scored, Search
-from codesign.probe.space import Data, Path, changed, size
+from codesign.probe.scoring import Scored
+from codesign.probe.search import SpecSearch
 from codesign.probe.structures import interleaved, structures
 from isa_model.float64 import Codes
 
@@ -26,7 +28,7 @@ QUESTIONS = 3000
 
 
 @dataclass
-class Fit(Search):
+class Fit(SpecSearch):
     """The state of a probe: a search, and what no question told from its result."""
 
     alike: dict[str, tuple[Path, Data]] = field(default_factory=dict)
@@ -36,8 +38,10 @@ class Fit(Search):
 
     def solve(self, outputs: int) -> tuple[Scored, int]:
         """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
-        of outputs that it was compared with in the end. Raises Refusal if there is none."""
+        of outputs that it was compared with in the end. Rivals have as much time as the search before. Raises Refusal if there
+        is none."""
         current = self.search(self.start())
+        self.deadline = process_time() + self.budget_s
         while not self.is_over:
             current = self.shorten(current)
             if not self.challenge(current):
@@ -61,11 +65,14 @@ class Fit(Search):
         near = [current.hypothesis, *(hypothesis for _, hypothesis in self.alike.values())]
         starts = [x for x in (self.score(h) for h in near) if x is not None]
         self.best = None
-        return self.search(sorted(starts, key=lambda x: x.rank)[:4])
+        try:
+            return self.search(sorted(starts, key=lambda x: x.rank)[:4])
+        except Refusal:
+            return self.search(self.start())
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""
-        self._weigh()
+        self.weigh()
         current = self.shorten(self.search(self.start()))
         self.alike = self.rivals(current)
         self.searched = len(self.session.experiments)
@@ -98,29 +105,35 @@ class Fit(Search):
         return holds
 
     def fresh(self, count: int) -> Lines:
-        """Return questions that were not asked: of every experiment, sums of a few terms, and variations of these and of
-        those asked."""
+        """Return about `count` questions that were not asked: of every experiment, sums of a few terms, and variations of these
+        and of those asked."""
         assert self.session.pool is not None
-        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000))]
-        parts.append(self.orders.few(count // 3))
+        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000)), self.orders.few(count // 3)]
         either = Lines.join([self.session.pool, *parts])
-        parts.append(mutated(self.signature, self.rng, either, count - sum(len(x.c) for x in parts)))
+        parts.append(mutated(self.signature, self.rng, either, max(count - sum(len(x.c) for x in parts), count // 3)))
         return self.asked(Lines.join(parts))
 
     def check(self, current: Scored, outputs: int) -> int:
         """Compare a spec with the box on about as many further questions as asked for; return their number, or 0 if one
-        differs, which then is in the pool."""
-        compared = 0
+        differs, which then is in the pool. Its time is not that of the search."""
+        compared, began = 0, process_time()
+        stock: list[Lines] = []
         while compared < outputs:
-            lines = self.fresh(min(20_000, outputs))
+            if len(stock) < 3:
+                stock.append(lines := self.fresh(min(20_000, outputs)))
+                everything = Lines.join(stock)
+            else:  # variations of those: directed questions take most of the time
+                lines = self.asked(mutated(self.signature, self.rng, everything, 20_000))
             d = self.session.ask(lines)
             differs = np.flatnonzero(self.run(current.spec, lines) != d)[:32]
             if differs.size:
                 self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
+                self.deadline += process_time() - began
                 return 0
+            some = slice(0, len(d) if compared < 100_000 else 1000)  # rivals cost as much as the spec, each
+            self._exclude(lines.pick(some), d[some])
             compared += len(d)
-            self.searched += len(d)
-            self._exclude(lines, d)
+            self.searched += len(d[some])
         return max(compared, 1)
 
     def _exclude(self, lines: Lines, d: Codes) -> None:
@@ -137,31 +150,17 @@ class Fit(Search):
         shorter = True
         while shorter and not self.is_over:
             shorter = False
-            for _, hypothesis in [*self._smaller(current.hypothesis), *self.space.neighbours(current.hypothesis, 0)]:
+            for _, hypothesis in self.space.neighbours(current.hypothesis, 0):
                 if size(hypothesis) < current.size and (x := self.explains(hypothesis)) is not None:
                     current, shorter = x, True
                     break
         return current
 
-    def _smaller(self, hypothesis: Data) -> list[tuple[Path, Data]]:
-        """Return a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
-        found: list[tuple[Path, Data]] = []
-        stages = hypothesis["stages"]
-        for i in range(len(stages) - 1):
-            if "chain" in stages[i] or "interleave" in stages[i]:
-                continue
-            joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
-            found.append((("stages",), {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}))
-        for i, stage in enumerate(stages):
-            if "interleave" in stage:
-                found.append((("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)))
-        return found
-
     def rivals(self, current: Scored) -> dict[str, tuple[Path, Data]]:
         """Return every neighbour and every other structure that explains all answers so far, by its data."""
         k = self.signature.spec.shape.k
         found: dict[str, tuple[Path, Data]] = {}
-        near = [*self.space.neighbours(current.hypothesis, 0), *self._smaller(current.hypothesis)]
+        near = list(self.space.neighbours(current.hypothesis, 0))
         near += [(("stages",), h) for h in self._restructured(current.hypothesis, k)]
         for path, hypothesis in near:
             key = json.dumps(hypothesis, sort_keys=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.probe.box import Lines, Session
-from codesign.probe.space import Data
+from codesign.probe.hypotheses import Data
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 

@@ -185,6 +185,19 @@ def ladder(x: Builder, count: int) -> None:
         x.add(terms)
 
 
+def pairs(x: Builder, count: int) -> None:
+    """Two products at distances that are powers of two, one further and further below: bits that sums of neighbours keep."""
+    steps = [1 << i for i in range((x.k - 1).bit_length())]
+    top = min(x.highest, x.spec.accumulator.max_exponent - 1)
+    cases = [
+        (step, n) for step in steps for n in range(1, min(x.spec.accumulator.mantissa_bits + 2, top - x.lowest) + 1)
+    ]
+    for step, n in [cases[i] for i in x.rng.permutation(len(cases))[:count]]:
+        first = 2 * step * int(x.rng.integers(0, -(-x.k // (2 * step))))
+        if first + step < x.k:
+            x.add({first: (x.sign(), top, 1.0), first + step: (x.sign(), top - n, 1.0)})
+
+
 def ties(x: Builder, count: int) -> None:
     """C or a product with a few terms near half of its last place: the register's width and rounding."""
     fmt = x.spec.accumulator
@@ -231,7 +244,10 @@ def bottom(x: Builder, count: int) -> None:
             for sign, other in product(x.signs, x.signs):
                 first, second = [*x.places(2), x.k][:2]
                 q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
-                x.add({first: (sign, unit - half + up, q), second: (other, e, 1.0)})
+                wider = (
+                    int(x.rng.integers(0, fmt.mantissa_bits)) if x.rng.random() < 0.5 else 0
+                )  # a narrower register's
+                x.add({first: (sign, unit + wider - half + up, q), second: (other, e, 1.0)})
     for _ in range(count // 2 if x.k > 1 else 0):  # products that cancel to a subnormal number, beside a C as small
         p, q = x.places(2)
         sign, near = x.sign(), fmt.min_exponent + x.rng.integers(-1, 4, 3)
@@ -265,7 +281,7 @@ def top(x: Builder, count: int) -> None:
 
 
 DIRECTED: dict[str, Callable[[Builder, int], None]] = {
-    f.__name__: f for f in (singles, masked, ladder, ties, halfway, bottom, top)
+    f.__name__: f for f in (singles, masked, ladder, pairs, ties, halfway, bottom, top)
 }
 
 
@@ -277,6 +293,11 @@ def alone(signature: Signature, rng: Rng, count: int) -> Lines:
     magnitude = rng.integers(0, 4, count).astype(np.uint64) << np.uint64(spec.c_format.low_padding)
     sign = rng.integers(0, 2, count).astype(np.uint64) << np.uint64(spec.c_format.bits - 1)
     lines.c[few] = (magnitude | sign)[few].astype(lines.c.dtype)
+    fmt = spec.c_format
+    if fmt.kind == "float":  # the largest number, an infinity and a NaN, where there are any, of either sign
+        all_ones, most = (1 << fmt.magnitude_bits) - 1, fmt.max_finite_magnitude
+        ends = [min(x, all_ones) | s << fmt.magnitude_bits for x in (most, most + 1, all_ones) for s in (0, 1)]
+        lines.c[: len(ends)] = np.array(ends, np.uint64)[:count] << np.uint64(fmt.low_padding)
     for x, fmt in ((lines.a, spec.a), (lines.b, spec.b)):
         if fmt.kind == "float" and fmt.signed and fmt.nan != "negative-zero":
             minus = rng.choice([0.0, 0.0, 1.0, 0.5], (count, 1)) > rng.random(x.shape)

@@ -1,7 +1,7 @@
 """The search for a spec that explains the answers: orders of sums first, then one change after the other.
 
-`Search.start` finds the orders of sums from symmetries, and the last registers from C alone; it keeps the best of both.
-`Search.search` changes one field after the other, then two, as long as more answers are explained.
+`SpecSearch.start` finds the orders of sums from symmetries, and the last registers from C alone; it keeps the best of both.
+`SpecSearch.search` changes one field after the other, then two, as long as more answers are explained.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from time import process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Recorded, Refusal, Session, answers
+from codesign.probe.box import Lines, Recorded, Refusal
+from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
-from codesign.probe.space import MODES, Data, Space, moved, size
+from codesign.probe.scoring import Scored, Scoring
+from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
-from isa_model.codec import decode
-from isa_model.float64 import Codes
-from isa_model.formats import Format
-from isa_model.instruction import Instruction
 
 BEAM = 8
 """Structures that are refined."""
@@ -38,107 +36,12 @@ RULES: list[Data] = [
 """Rules to try for a stage below the last when those found so far do not do."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A hypothesis with the answers it does not explain."""
-
-    hypothesis: Data
-    spec: Instruction
-    wrong: NDArray[np.bool_]
-    """True for each question whose answer differs."""
-    loss: float
-    """Sum over experiments of how wrong the answers are on average."""
-
-    @property
-    def size(self) -> tuple[float, ...]:
-        """Measure of how simple a spec is (space.size): of two that explain the same, the simpler is kept."""
-        return size(self.hypothesis)
-
-    @property
-    def rank(self) -> tuple[float, tuple[float, ...]]:
-        """What is explained, then how simple it is: less is better."""
-        return self.loss, self.size
-
-
 @dataclass
-class Search:
-    """The box's answers, and the hypotheses run on them."""
-
-    session: Session
-    budget_s: float = 60.0
-    """Seconds of processor time after which the best spec so far counts as the nearest."""
-    seed: int = 0
-    tried: int = 0
-    """Number of hypotheses run."""
-    best: Scored | None = None
+class SpecSearch(Scoring):
+    """A search among the hypotheses about a box."""
 
     amplified: int = 0
     """Rounds of questions like those that the best spec so far did not explain."""
-
-    def __post_init__(self) -> None:
-        self.signature = self.session.box.signature
-        self.space = Space(self.signature)
-        self.rng = np.random.default_rng(self.seed)
-        self.misses: NDArray[np.float64] = np.zeros(0)
-        """How often each question was among the few that a hypothesis did not explain."""
-        self.deadline = process_time() + self.budget_s
-
-    @property
-    def is_over(self) -> bool:
-        """True if the time is spent."""
-        return process_time() > self.deadline
-
-    @property
-    def unexplained(self) -> str:
-        """Reason for a refusal of a box that no spec explains."""
-        reason = "no spec that was tried gives the box's answers"
-        return f"{reason}, and the time of {self.budget_s:g} s was spent" if self.is_over else reason
-
-    # -- scoring -----------------------------------------------------------------------------------------------------
-
-    def run(self, spec: Instruction, lines: Lines) -> Codes:
-        """Return the answers of a spec."""
-        self.tried += 1
-        return answers(spec, lines)
-
-    def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
-        """Add answered questions to those that hypotheses are scored on."""
-        self.session.keep(experiments, lines, d)
-        self._weigh()
-
-    def _weigh(self) -> None:
-        """Weigh the questions: every experiment counts the same."""
-        names, which = np.unique(self.session.experiments, return_inverse=True)
-        self._weights: NDArray[np.float64] = 1.0 / np.bincount(which, minlength=len(names))[which]
-        self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
-        assert self.session.d is not None
-        self._places = _ordered(self.signature.spec.accumulator, self.session.d)
-
-    def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None) -> Scored | None:
-        """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec."""
-        spec = self.space.spec(hypothesis)
-        pool, d = self.session.pool, self.session.d
-        if spec is None or pool is None or d is None:
-            return None
-        some = slice(None) if which is None else which
-        got = self.run(spec, pool if which is None else pool.pick(which))
-        wrong = got != d[some]
-        fmt = self.signature.spec.accumulator
-        # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
-        steps = np.abs(_ordered(fmt, got[wrong]) - self._places[some][wrong])
-        amount = 0.5 + np.log2(1.0 + steps) / (2 * fmt.storage_bits)
-        if which is None:
-            self.misses += wrong / max(int(wrong.sum()), 1)
-        return Scored(hypothesis, spec, wrong, float(self._weights[some][wrong] @ amount))
-
-    def explains(self, hypothesis: Data) -> Scored | None:
-        """Return a hypothesis if it explains every answer; the questions that most hypotheses miss are tried first."""
-        hard = np.argsort(-self.misses, kind="stable")[:150]
-        first = self.score(hypothesis, hard)
-        if first is None or first.wrong.any():
-            return None
-        x = self.score(hypothesis)
-        return x if x is not None and not x.wrong.any() else None
 
     # -- 1. structures -----------------------------------------------------------------------------------------------
 
@@ -151,7 +54,7 @@ class Search:
         self.structures = self.orders.structures()
         for name, lines, d in self.orders.told(800):
             self.session.keep([name] * len(d), lines, d)
-        self._weigh()
+        self.weigh()
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -163,13 +66,12 @@ class Search:
         if recorded:
             self.structures = list(structures(k))
         every = self.structures
-        base = self.registers()
-        rules = list(
-            profiles(self.space, {n: v for n, v in base["stages"][0].items() if n not in ("terms", "accumulator")})
-        )
-        first = (h for s in every for inner, last in rules for h in self._with(base, s, inner, last))
+        widths = self.widths()
+        rules = [(base, *rule) for base in self.bases() for rule in profiles(self.space, base["stages"][0], widths)]
+        first = (h for s in every for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
-        best = self._best(first, which[:64], 8 * BEAM)
+        best = self._best(first, which[:40], 24 * BEAM, 0.3)
+        best = self._best((x.hypothesis for x in best), which[:128], 8 * BEAM)
         if recorded:
             dealt = (
                 {**x.hypothesis, "stages": s} for x in best[: 4 * BEAM] for s in interleaved(x.hypothesis["stages"], k)
@@ -177,7 +79,23 @@ class Search:
             best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
         best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
-        return _distinct(sorted(whole, key=lambda x: x.rank))[:BEAM]
+        whole.sort(key=lambda x: x.rank)
+        return _distinct(list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1], 1)[:BEAM]
+
+    def widths(self) -> list[int]:
+        """Return the most bits of D's mantissa that pairs of products at each distance led to, where fewer than it has."""
+        pool, d, fmt = self.session.pool, self.session.d, self.signature.spec.accumulator
+        which = np.flatnonzero(np.array(self.session.experiments) == "pairs")
+        if not which.size or pool is None or d is None:
+            return []
+        spec, bits = self.signature.spec, fmt.mantissa_bits
+        terms = (pool.a[which] != spec.a.zero_code) & (pool.b[which] != spec.b.zero_code)
+        distances = terms.shape[1] - 1 - np.argmax(terms[:, ::-1], axis=1) - np.argmax(terms, axis=1)
+        codes = d[which].astype(np.uint64) >> np.uint64(fmt.low_padding)
+        normal = (codes >> np.uint64(bits)) % np.uint64(1 << fmt.exponent_bits) > 0
+        kept = [next((bits - i for i in range(bits) if int(code) >> i & 1), 0) for code in codes]
+        most = {int(at): max(np.array(kept)[normal & (distances == at)], default=0) for at in set(distances)}
+        return sorted({int(width) for width in most.values() if 0 < width < bits})
 
     def registers(self) -> Data:
         """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
@@ -192,16 +110,27 @@ class Search:
             current = self.descend(current, REACHES, alone)
         return current.hypothesis
 
+    def bases(self) -> list[Data]:
+        """Return hypotheses that explain C alone: by registers, and by fraction bits, which cut C just as a narrow one does."""
+        base = self.registers()
+        stage = {n: v for n, v in base["stages"][0].items() if n not in ("terms", "accumulator")}
+        found = [{**base, "stages": [stage]}]
+        bits, wide = mantissa_bits(stage["result"][-1]["format"]), self.signature.spec.accumulator.mantissa_bits
+        if "fraction_bits" not in stage and bits < wide and self.signature.spec.accumulator.kind == "float":
+            cut = {"fraction_bits": bits, "rounding": stage["result"][-1]["rounding"]}
+            found.append({**base, "stages": [{**stage, **cut, "result": [self.space.register]}]})
+        a, b, d = (getattr(self.signature.spec, name) for name in ("a", "b", "accumulator"))
+        if self.space.is_float and a.max_exponent + b.max_exponent >= d.max_exponent:
+            found = [{**base, "infinite_from": d.max_exponent + 1} for base in found]
+        return found
+
     def base(self) -> Data:
         """Return what answers say at once: the code of NaN."""
-        base: Data = {"stages": []}
-        d, fmt = self.session.d, self.signature.spec.accumulator
-        if d is not None and fmt.nan_code is not None:
-            codes, counts = np.unique(d, return_counts=True)
-            nans = [(n, int(c)) for c, n in zip(codes, counts, strict=True) if decode(fmt, int(c)).special == "nan"]
-            if nans and max(nans)[1] != fmt.nan_code:
-                base["nan"] = max(nans)[1]
-        return base
+        nans = self.space.nans
+        return {
+            "stages": [],
+            **({"nan": nans[0]} if nans and nans[0] != self.signature.spec.accumulator.nan_code else {}),
+        }
 
     def _with(self, base: Data, structure: list[Data], inner: Data, last: Data) -> Iterator[Data]:
         """Yield hypotheses of a structure, its inner stages under one rule, its last under another; scales apply anywhere."""
@@ -217,15 +146,17 @@ class Search:
         for onto in range(-1, len(stages) - 1 if self.space.scale else 0):
             yield {**base, "stages": stages} | ({"scale": {"onto": onto}} if self.space.scale else {})
 
-    def _best(self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int) -> list[Scored]:
-        """Return the hypotheses that explain most of some answers, one a structure."""
-        scored = []
+    def _best(
+        self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int, share: float = 1.0
+    ) -> list[Scored]:
+        """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
+        scored, left = [], self.deadline - process_time()
         for hypothesis in {json.dumps(h, sort_keys=True): h for h in hypotheses}.values():
-            if self.is_over:
+            if self.deadline - process_time() < left * (1.0 - share):
                 break
             if (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
-        return _distinct(sorted(scored, key=lambda x: x.rank))[:count]
+        return _distinct(sorted(scored, key=lambda x: x.rank), 3)[:count]
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
@@ -264,16 +195,19 @@ class Search:
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
             x = self.score(hypothesis, focus) if allowed(hypothesis) else None
-            if x is not None and x.loss < at_focus.loss - 1e-12:
+            if x is not None and x.rank < at_focus.rank:
                 found.append((x.rank, path, hypothesis))
             if self.is_over:
                 break
         found.sort(key=lambda x: x[0])
         for _, path, hypothesis in found[:12]:
             change = moved(current.hypothesis, path, hypothesis)
-            y = self.score(change, which) if change else None
-            if y is not None and y.loss < current.loss - 1e-12:
-                current = y
+            x = self.score(change, focus) if change else None
+            if x is None or x.rank >= at_focus.rank:
+                continue
+            y = x if which is not None else self.score(x.hypothesis)
+            if y is not None and y.rank < current.rank:
+                current, at_focus = y, x
         return None if current is start else current
 
     def focus(self, current: Scored, count: int = 24) -> NDArray[np.int64]:
@@ -302,6 +236,7 @@ class Search:
             lambda x: self._step(x, 1),
             self._reordered,
             lambda x: self._step(x, 2),
+            self._without,
             lambda x: self._reordered(x, RULES),
             lambda x: self._around(x, REACHES[:2]),
             lambda x: self._around(x, REACHES),
@@ -321,7 +256,7 @@ class Search:
             if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
                 continue
             better = steps[width](current)
-            if better is None and width == 1 and self._amplify(current):
+            if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
                 self.best = None
             elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
@@ -382,6 +317,20 @@ class Search:
                 return y
         return None
 
+    def _without(self, end: Scored) -> Scored | None:
+        """Return a better hypothesis without a field or a stage of this one, which stood for another; None if there is none."""
+        fewer = [(path, changed(end.hypothesis, path, None)) for path in optional(end.hypothesis)]
+        for path, hypothesis in [*fewer, *self.space.smaller(end.hypothesis)]:
+
+            def allowed(other: Data, path: Path = path) -> bool:
+                return path == ("stages",) or at(other, path) is None
+
+            x = self.score(hypothesis)
+            found = self.descend(x, REACHES[:2], allowed=allowed) if x else None
+            if found is not None and found.loss < end.loss - 1e-12:
+                return found
+        return None
+
     def _around(self, end: Scored, reaches: tuple[int, ...]) -> Scored | None:
         """Return a better hypothesis beyond a change that explains no more answers by itself; None if there is none."""
         focus = self.focus(end)
@@ -410,23 +359,13 @@ def _inner(rule: Data, last: Data, shape: Data) -> Data:
     return rule
 
 
-def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
-    """Return codes as numbers in the order of what they mean."""
-    if fmt.kind == "integer":
-        whole = codes.astype(np.float64)
-        return np.where(whole >= 2.0 ** (fmt.bits - 1), whole - 2.0**fmt.bits, whole) if fmt.signed else whole
-    sign = codes.dtype.type(1 << (fmt.bits - 1))
-    magnitude = (codes & ~sign).astype(np.float64) / (1 << fmt.low_padding)
-    return np.where(codes & sign, -magnitude, magnitude)
-
-
-def _distinct(scored: list[Scored]) -> list[Scored]:
-    """Return the first of the hypotheses of each structure, and of those that give the same answers."""
-    found: dict[bytes, Scored] = {}
-    shapes = set()
+def _distinct(scored: list[Scored], each: int) -> list[Scored]:
+    """Return the first hypotheses of each structure, as many as `each` of those that give different answers."""
+    found: dict[tuple[str, bytes], Scored] = {}
+    shapes: Counter[str] = Counter()
     for x in scored:
         shape = json.dumps([[s.get(n) for n in ("terms", "chain", "interleave")] for s in x.hypothesis["stages"]])
-        if shape not in shapes and x.wrong.tobytes() not in found:
-            found[x.wrong.tobytes()] = x
-        shapes.add(shape)
+        if shapes[shape] < each and (shape, x.wrong.tobytes()) not in found:
+            found[shape, x.wrong.tobytes()] = x
+            shapes[shape] += 1
     return list(found.values())

@@ -13,27 +13,28 @@ import typing
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
+from itertools import product
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
-from isa_model.diagnostics import InputError
-from isa_model.formats import FORMATS, Format, named
+from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
+from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
 from isa_model.operand_fields import Scaling
 from isa_model.rounding import Rounding
 from isa_model.stage import Accumulator, Register, Stage
 
-Data = dict[str, Any]
-Path = tuple[str | int, ...]
-
 MODES = [str(mode) for mode in Rounding if mode is not Rounding.STOCHASTIC]
 STRUCTURAL = {"terms", "interleave", "chain", "stages"}
 """Fields that `structures` enumerates."""
 GIVEN = {"name", "description", "shape", "a", "b", "c", "accumulator", "sparsity", "source", "checked", "known"}
 """Fields that the signature determines, or that compute nothing."""
+UNREAD = {"opposing", "offset", "remainder", "hand", "codebook"}
+"""Fields that the interpreter in C (isa_model/engines/lines.c) does not read: to search them would take golden.py hours."""
 
 
 class Space:
@@ -42,7 +43,9 @@ class Space:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
-        self.known_stages: dict[str, Stage] = {}
+        self.known_parts: dict[str, BaseModel] = {}
+        self.nans: list[int] = []
+        """Codes of NaNs that the box answered, the most frequent first."""
         spec = signature.spec
         floats = [f for f in FORMATS.values() if f.kind == "float" and f.mantissa_bits and f.zero and f.signed]
         self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if self.is_float else []
@@ -61,7 +64,7 @@ class Space:
         d = self.signature.spec.accumulator
         if FORMATS.get(d.name) == d:
             return d.name
-        return _named({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
+        return named_or_fields({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
 
     @property
     def is_float(self) -> bool:
@@ -73,30 +76,31 @@ class Space:
         key = json.dumps(hypothesis, sort_keys=True)
         if key not in self.specs:
             try:
-                self.specs[key] = Instruction.model_validate(self.data(hypothesis))
-            except ValidationError:
+                self.specs[key] = Instruction.of_parts(**self.parts(hypothesis))
+            except (ValidationError, PydanticCustomError):
                 self.specs[key] = None
         return self.specs[key]
 
-    def stage(self, stage: Data) -> Stage:
-        """Return a stage of a hypothesis; each is checked once."""
-        key = json.dumps(stage, sort_keys=True)
-        if key not in self.known_stages:
-            self.known_stages[key] = Stage.model_validate(stage)
-        return self.known_stages[key]
+    def part(self, kind: type[BaseModel], fields: Data) -> Any:
+        """Return a part of a hypothesis, checked; each is checked once."""
+        key = kind.__name__ + json.dumps(fields, sort_keys=True)
+        if key not in self.known_parts:
+            self.known_parts[key] = kind.model_validate(fields)
+        return self.known_parts[key]
 
-    def data(self, hypothesis: Data) -> Data:
-        """Return a hypothesis with the fields of the signature, as the data of an instruction; stages get names."""
+    def parts(self, hypothesis: Data) -> Data:
+        """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
-        rest = {k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}
-        checked = [self.stage(stage) for stage in stages]
-        data = {**self.given, **rest, "stages": dict(zip(names, checked, strict=True))}
+        parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
+        parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
+        if parts.get("widen"):
+            parts["widen"] = format_of(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
         if "onto" in scale:  # an index of a stage, -1 for the products
             onto = scale["onto"]
             scale["onto"] = "products" if onto < 0 else names[min(onto, len(names) - 1)]
-        return data | ({"scale": scale} if scale else {})
+        return parts | ({"scale": self.part(Scaling, scale)} if scale else {})
 
     # -- values of fields --------------------------------------------------------------------------------------------
 
@@ -114,11 +118,17 @@ class Space:
         if hypothesis.get("scale") or self.scale:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
         yield from self._everywhere(hypothesis)
+        yield from self.smaller(hypothesis)
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
             for j, register in enumerate(registers):
                 yield from self._of(hypothesis, ("stages", i, "result", j), Register, register, near)
+                if not near:
+                    for mode, overflow, subnormals in product(MODES, (None, "infinity", "saturate"), (None, "flush")):
+                        fields = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
+                        one = {k: v for k, v in {**register, **fields}.items() if v}
+                        yield self._set(hypothesis, ("stages", i, "result", j), one)
                 yield self._set(hypothesis, ("stages", i, "result"), registers[:j] + registers[j + 1 :])
                 doubled = [*registers[:j], register, *registers[j:]]
                 yield self._set(hypothesis, ("stages", i, "result"), doubled)
@@ -132,6 +142,19 @@ class Space:
                 if "chain" in stage:
                     other = {k: v for k, v in stage.items() if k not in ("accumulator", "chain")}
                 yield self._set(hypothesis, ("stages", i), other)
+
+    def smaller(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
+        stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
+        for i in range(len(stages) - 1):
+            if "chain" not in stages[i] and "interleave" not in stages[i]:
+                joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
+                one = {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}
+                moves = scale.get("onto", -1) >= i
+                yield ("stages",), one | ({"scale": {**scale, "onto": scale["onto"] - 1}} if moves else {})
+        for i, stage in enumerate(stages):
+            if "interleave" in stage:
+                yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)
 
     def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
@@ -171,7 +194,7 @@ class Space:
     def _of(self, hypothesis: Data, path: Path, kind: type[BaseModel], value: Data, near: bool) -> Iterator[Any]:
         """Yield a hypothesis for each other value of each field of one part of it."""
         for name, info in kind.model_fields.items():
-            if name in STRUCTURAL or (kind is Instruction and name in GIVEN | {"scale"}):
+            if name in STRUCTURAL | UNREAD or (kind is Instruction and name in GIVEN | {"scale"}):
                 continue
             if kind is Scaling and name in ("a", "b"):
                 continue
@@ -184,14 +207,12 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
-                    if (
-                        name == "fraction_bits"
-                        and kind is Stage
-                        and value.get("accumulator") is True
-                        and now is not None
-                    ):
-                        own = self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
-                        yield path, own
+                    if name == "fraction_bits" and kind is Stage and None not in (now, other):
+                        if value.get("accumulator") is True:
+                            yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
+                        if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
+                            moved_with = value["zero_exponent"] + other - now
+                            yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""
@@ -206,12 +227,12 @@ class Space:
             for fmt in ("fp32", "bf16", "fp16"):
                 yield {"format": fmt, "rounding": "nearest-even"}
         elif name == "nan":
-            yield None
+            yield from (None, *self.nans)
         elif name == "accumulator" and now:
             now = now if isinstance(now, dict) else {}
             yield True
             for part, other in Accumulator.model_fields.items():
-                for x in self._values(Accumulator, part, other, now.get(part), near):
+                for x in () if part in UNREAD else self._values(Accumulator, part, other, now.get(part), near):
                     yield {k: v for k, v in (now | {part: x}).items() if v is not None} or True
         elif name not in ("accumulator", "result", "random_bits"):
             yield from self._plain(info.annotation, info.metadata, now, near)
@@ -256,111 +277,33 @@ class Space:
         if d.kind == "integer":
             return list(dict.fromkeys(["int32", "int64", "int16", d.name]))
         own = d.model_dump(mode="json", exclude_defaults=True)
-        every = [self.own, "fp32", *(_named({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31))]
+        every = [
+            self.own,
+            "fp32",
+            *(named_or_fields({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31)),
+        ]
         for bits, bias in ((8, 127), (5, 15), (9, 127)):
             fields = {"exponent_bits": bits, "bias": bias, "infinity": True, "nan": "ieee"}
             every += [
-                _named({**fields, "mantissa_bits": m}) for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
+                named_or_fields({**fields, "mantissa_bits": m})
+                for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
             ]
         return list({meaning(fmt): fmt for fmt in reversed(every)}.values())[::-1]
 
     def formats_near(self, fmt: Any, near: bool) -> list[Any]:
         """Return formats with other bits of the mantissa, two more or fewer if `near`, and with another exponent."""
-        this = _format(fmt)
+        this = format_of(fmt)
         reach = 2 if near else 64
         return [
             x
-            for x, other in ((x, _format(x)) for x in self.formats())
-            if (_range(other) == _range(this) and abs(other.mantissa_bits - this.mantissa_bits) <= reach)
+            for x, other in ((x, format_of(x)) for x in self.formats())
+            if (range_of(other) == range_of(this) and abs(other.mantissa_bits - this.mantissa_bits) <= reach)
             or other.mantissa_bits == this.mantissa_bits
         ]
 
     def _set(self, hypothesis: Data, path: Path, value: Any) -> tuple[Path, Data]:
         """Return a hypothesis with one field changed; a default is left out. What the change makes meaningless goes too."""
         return path, changed(hypothesis, path, value)
-
-
-def _format(fmt: Any) -> Format:
-    return _known(json.dumps(fmt, sort_keys=True))
-
-
-def _range(fmt: Format) -> tuple[Any, ...]:
-    return fmt.kind, fmt.exponent_bits, fmt.bias, fmt.infinity, fmt.nan
-
-
-@cache
-def _meaning(text: str) -> str:
-    return json.dumps(_format(json.loads(text)).model_dump(mode="json", exclude={"name"}), sort_keys=True)
-
-
-def meaning(fmt: Any) -> str:
-    """Return the fields of a format without its name, as text: formats of two names may be one."""
-    return _meaning(json.dumps(fmt if not isinstance(fmt, Format) else fmt.model_dump(mode="json"), sort_keys=True))
-
-
-@cache
-def _known(text: str) -> Format:
-    fmt = json.loads(text)
-    return named(fmt) if isinstance(fmt, str) else Format.model_validate(fmt)
-
-
-def _named(fields: Data) -> Any:
-    """Return a format by its inline name if that means the same, otherwise its fields."""
-    name = f"e{fields.get('exponent_bits', 0)}m{fields['mantissa_bits']}"
-    for known in (f for f in FORMATS.values()):
-        if known.model_dump(mode="json", exclude_defaults=True) == {**fields, "name": known.name}:
-            return known.name
-    fields = {k: v for k, v in {**fields, "name": "register"}.items() if v != 0 or k in ("bias", "mantissa_bits")}
-    try:
-        inline = named(name).model_dump(mode="json", exclude_defaults=True)
-    except InputError:  # no inline format has these fields
-        return fields
-    return name if inline == {**fields, "name": name} else fields
-
-
-def moved(hypothesis: Data, path: Path, other: Data) -> Data | None:
-    """Return a hypothesis with what another one has at a path; None if it lacks the part that the path leads to."""
-    if not path:
-        return other
-    return changed(hypothesis, path, at(other, path)) if fits(hypothesis, path) else None
-
-
-def at(data: Any, path: Path) -> Any:
-    """Return the value of plain data at a path; None if there is none."""
-    known: Any = data
-    for key in path:
-        step: Any = key
-        inside = step < len(known) if isinstance(known, list) else step in (known or {})
-        known = known[step] if inside else None
-    return known
-
-
-def fits(hypothesis: Data, path: Path) -> bool:
-    """Return whether a hypothesis has the part that a path leads to."""
-    return len(path) < 2 or path[0] == "scale" or at(hypothesis, path[:-1]) is not None
-
-
-def changed(hypothesis: Data, path: Path, value: Any) -> Data:
-    """Return a hypothesis with the value at a path; None leaves the field out. Fields that depend on it follow."""
-    copy: Data = json.loads(json.dumps(hypothesis))
-    part: Any = copy
-    for key in path[:-1]:
-        part = part[key] if isinstance(key, int) else part.setdefault(key, {})
-    if value is None or value == []:
-        part.pop(path[-1], None)
-    else:
-        part[path[-1]] = value
-    for stage in copy["stages"]:
-        if stage.get("fraction_bits") is None:
-            for name in ("rounding", "zero_exponent"):
-                stage.pop(name, None)
-            if isinstance(stage.get("accumulator"), dict):
-                stage["accumulator"] = True
-        else:
-            stage.setdefault("rounding", "toward-zero")
-        if stage.get("result"):
-            stage.pop("exponent", None)
-    return copy
 
 
 def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:
@@ -374,48 +317,3 @@ def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:
     if origin in (typing.Union, types.UnionType):
         return [p for argument in arguments for p in _parts(argument)]
     return [arguments if origin is Literal else annotation]
-
-
-def canonical(spec: Instruction) -> Data:
-    """Return what a spec computes as plain data: stages by number, formats by their fields, defaults resolved."""
-    data = spec.model_dump(mode="json", exclude={"name", "description", "source", "checked", "known", "sparsity"})
-    names = list(data["stages"])
-    if data["scale"]:
-        onto = data["scale"]["onto"]
-        data["scale"]["onto"] = -1 if onto == "products" else names.index(onto)
-    data["nan"] = spec.nan_code
-    data["c"] = meaning(spec.c_format)
-    data["shape"] = {"k": spec.shape.k}
-    data["stages"] = list(data["stages"].values())
-    for stage, own in zip(data["stages"], spec.stages.values(), strict=True):
-        for register, kept in zip(stage["result"], own.result, strict=True):
-            register["overflow"] = kept.overflow or kept.format.overflow
-            register["format"] = meaning(register["format"])
-    return data
-
-
-def size(hypothesis: Data) -> tuple[float, ...]:
-    """Return how simple a hypothesis is: numbers of stages and of fields, then blocks, then how usual the values are."""
-    leaves = list(_leaves(hypothesis, ""))
-    usual = [str(r) for r in Rounding]
-    unusual = sum(usual.index(x) for name, x in leaves if name == "rounding")
-    wide = sum(FORMATS[x].storage_bits for name, x in leaves if name == "widen")
-    whole = sum(abs(x) for name, x in leaves if isinstance(x, int) and name not in ("terms", "nan"))
-    return len(hypothesis["stages"]), len(leaves), -hypothesis["stages"][0]["terms"], unusual + wide, whole
-
-
-def _leaves(node: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name and value of each field of plain data that is no part with fields of its own."""
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else ((name, x) for x in node):
-            yield from _leaves(value, key)
-    else:
-        yield name, node
-
-
-def stage_names(stages: list[Data]) -> list[str]:
-    """Return names of stages: what the last does with C, numbers below."""
-    if len(stages) == 1:
-        return ["fuse"]
-    below = ["sum"] if len(stages) == 2 else [f"sum{i + 1}" for i in range(len(stages) - 1)]
-    return [*below, "add" if stages[-1]["terms"] == 1 else "fuse"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from codesign.probe.space import Data, Space
+from codesign.probe.hypotheses import Data
+from codesign.probe.space import Space
 
 
 def _divisors(k: int) -> list[int]:
@@ -43,12 +44,16 @@ def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
                 yield [{**first, "interleave": interleave}, *rest]
 
 
-def profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
+def profiles(space: Space, last: Data, widths: Iterable[int] = ()) -> Iterator[tuple[Data, Data]]:
     """Yield rules to try a structure with: the fields of inner stages, and those of the last, as far as they are known.
 
-    C alone does not show how a register as wide as C rounds, so that it is tried towards zero as well.
+    `widths` are numbers of bits that inner stages may keep. C alone does not show how a register as wide as C rounds, so
+    that it is tried towards zero as well.
     """
     yield from _profiles(space, last)
+    for bits in widths:
+        yield {"result": [{"format": f"e8m{bits}", "rounding": "nearest-even"}]}, last
+        yield {"fraction_bits": bits, "rounding": "toward-zero"}, last
     *before, register = last["result"]
     if register.get("rounding") == "nearest-even" and space.signature.spec.accumulator.kind == "float":
         yield from _profiles(space, {**last, "result": [*before, {**register, "rounding": "toward-zero"}]})
@@ -60,15 +65,14 @@ def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
         return
     nearest = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
     same = {"result": last["result"][-1:]}
-    for zero in ({}, {"zero": "ieee"}):
-        for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
-            yield cut, {**zero, **last}
-            if "fraction_bits" not in last:
-                yield cut, {**cut, **zero, **last}
-                yield {}, {**cut, **zero, **last}
-            yield {**cut, **same}, {**zero, **last}
-        yield {}, {**zero, **last}
-        yield {**zero, **same}, {**zero, **last}
-        yield {**zero, **nearest}, {**zero, **last}
+    for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
+        yield cut, last
+        if "fraction_bits" not in last:
+            yield cut, {**cut, **last}
+            yield {}, {**cut, **last}
+            yield cut, {"fraction_bits": 30, "rounding": "down", **last}
+        yield {**cut, **same}, last
+    yield same, last
+    yield nearest, last
     if space.scale:
         yield {"exponent": 0}, {"fraction_bits": 36, "rounding": "toward-zero"} | last

@@ -13,11 +13,11 @@ from codesign.torch.quantise import QuantisedOperand
 
 
 class SharedInput:
-    """The last input that was cast, during one forward pass of a module.
+    """The input that was cast last, kept during one forward pass of a module.
 
-    It is kept alive meanwhile, so that its address is no other tensor's, and its version counter tells of changes in place.
+    The tensor is kept, too, so that no other gets its address; its version counter shows changes in place. Nothing outlives the
+    pass: a CUDA graph that is captured later must hold the cast itself.
     Changes past that counter, through `x.data` or a numpy array of its memory, are not seen (docs/models.md).
-    Nothing outlives the pass: a CUDA graph that is captured later must hold the cast itself.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class SharedInput:
         self._last: tuple[Any, Tensor, QuantisedOperand] | None = None
 
     def cast(self, arithmetic: Arithmetic, x: Tensor) -> QuantisedOperand:
-        """Return a matrix as the recipe casts an activation."""
+        """Return a matrix as `arithmetic` casts an activation; the kept result if the matrix is the last one, unchanged."""
         if not self._inside or torch.compiler.is_compiling() or x.is_inference():
             return arithmetic.activation(x)
         key = (id(arithmetic), x.data_ptr(), x._version, x.shape, x.stride(), x.dtype)
@@ -35,7 +35,7 @@ class SharedInput:
         return last[2]
 
     def watch(self, module: nn.Module) -> Callable[[], None]:
-        """Begin and end with the forward passes of a module; return what undoes it."""
+        """Keep inputs during the forward passes of a module; return a function that ends this."""
         hooks = [
             module.register_forward_pre_hook(lambda *_: self._begin(True)),
             module.register_forward_hook(lambda *_: self._begin(False), always_call=True),

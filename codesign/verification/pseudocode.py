@@ -80,9 +80,8 @@ def pseudocode(spec: Instruction) -> str:
 
 def _read(spec: Instruction, side: str) -> str:
     fmt = getattr(spec, side)
-    flush = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}[spec.flush_operands]
     widen = f", aligned as in {spec.widen.name}" if spec.widen else ""
-    return f"read_{fmt.name}({side}[k]{flush}{widen})"
+    return f"read_{fmt.name}({side}[k]{_FLUSHED[spec.flush_operands]}{widen})"
 
 
 def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -> list[str]:
@@ -95,8 +94,7 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
     lines = [f"/* stage {index}, {name} */"]
     if not plain:
         lines.append(f"let deal = {[list(block) for block in order]};")
-    flush = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}[spec.flush_c]
-    start = f"read_{spec.c_format.name}(c{flush})" if last else "zero"
+    start = f"read_{spec.c_format.name}(c{_FLUSHED[spec.flush_c]})" if last else "zero"
     lines += [] if last and stage.accumulator else ["var results : list(term) = [];"]
     lines += [f"var running : term = {start};"] if stage.accumulator else []
     lines += ["var kept : term = zero;"] if stage.remainder else []
@@ -135,6 +133,7 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
     return [*lines, "};", "x = [running];" if last and stage.accumulator else "x = results;"]
 
 
+_FLUSHED = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}
 _REMAINDERS = {
     "sum": "kept is one more term of t",
     "block": "t without running, and kept, is summed and rounded to kept's format first",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from codesign.probe.box import Signature
-from codesign.probe.space import Path, Space, at, fits
+from codesign.probe.hypotheses import Path, at, fits
+from codesign.probe.space import Space
 from isa_model.instruction import Instruction
 
 

@@ -1,4 +1,4 @@
-"""Products of one shape, many at once, by the portable engine: small ones take much less time together than one by one."""
+"""Many small products of one shape at once, by the portable engine."""
 
 from __future__ import annotations
 

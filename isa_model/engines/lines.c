@@ -436,7 +436,7 @@ static void scale(const Program *p, Number *terms, long count, long span, const 
       put_register(p, x, &p->product);
       factors[0] = as_element(p, x), n = 1;
     }
-    factors[n++] = (Element){FINITE, 0, 1, p->power, p->power};
+    if (p->power) factors[n++] = (Element){FINITE, 0, 1, p->power, p->power};
     for (long j = 0; j < n; ++j) multiply(p, &terms[i], factors[j], &scratch->spare);
     if (p->has_result) put_register(p, &terms[i], &p->result);
   }

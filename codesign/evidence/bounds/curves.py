@@ -19,7 +19,7 @@ def growth(instruction: Instruction, seed: int) -> Plot | None:
     if not limits[-1].worst:
         return None
     benches = [Bench(instruction, k) for k in LENGTHS]
-    if not benches[0].engine[1]:
+    if not benches[0].engine.compiled:
         return None
     _, found = search(instruction, LENGTHS[3], thorough=False)
     lines: dict[str, tuple[str, list[float | None]]] = {
@@ -27,9 +27,8 @@ def growth(instruction: Instruction, seed: int) -> Plot | None:
         "bound, but for one output in 100,000": ("sky", [b.probable() for b in limits]),
     }
     if found:
-        runs = [
-            bench.run(found) if found.layout in bench.layouts else None for bench in benches
-        ]  # some need a longer K
+        # Some layouts need a longer K.
+        runs = [bench.run(found) if found.layout in bench.layouts else None for bench in benches]
         lines["worst input found"] = ("vermilion", [r.relative if r else None for r in runs])
     lines["99 % of sums of normal operands"] = ("green", [sampled(bench, seed) for bench in benches])
     return Plot(
@@ -65,7 +64,7 @@ def sampled(bench: Bench, seed: int) -> float | None:
     if any(side.coarser for side in spec.scales):
         return None
     x = draw(spec, "normal", np.random.default_rng(seed), SIDE, SIDE, bench.filled)
-    d = bench.engine[0](x.a, x.b, np.zeros((SIDE, SIDE), code_dtype(spec.c_format)), x.scale_a, x.scale_b)
+    d = bench.engine.multiply(x.a, x.b, np.zeros((SIDE, SIDE), code_dtype(spec.c_format)), x.scale_a, x.scale_b)
     a, b = decode_array(spec.a, x.a), decode_array(spec.b, x.b)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None

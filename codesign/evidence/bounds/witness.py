@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from math import floor, inf, log2
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codesign.evidence.bounds.derive import Bound, bound
 from isa_model.codec import decode, encode, largest_finite, number_of
@@ -74,6 +74,14 @@ class Witness:
         return float(abs(self.error) / room) if room else 0.0
 
 
+class Engine(NamedTuple):
+    """An exact engine for many small products."""
+
+    multiply: Callable[..., Any]
+    """Codes of D from codes of A, B and C, and the scales of A and B."""
+    compiled: bool
+
+
 class Bench:
     """An instruction's exact model on inputs of `k` products, one row by one column, filled up with zeros."""
 
@@ -87,8 +95,8 @@ class Bench:
         self._made: dict[Layout, NDArray[np.int8]] = {}
 
     @cached_property
-    def engine(self) -> tuple[Callable[..., Any], bool]:
-        """The exact engine for many small products, and whether it is compiled."""
+    def engine(self) -> Engine:
+        """The engine of its products."""
         return _engine(self.spec)
 
     def places(self, layout: Layout) -> NDArray[np.int8]:
@@ -147,9 +155,11 @@ class Bench:
         """
         spec, (a, b) = self.spec, witness.pairs[LEAD]
         largest = abs(_value(spec, spec.a, a) * _value(spec, spec.b, b)) * max(witness.heads * spec.span, 1)
-        factors = (Fraction(1), 1 - Fraction(1, 1 << 60)) if self.engine[1] else (Fraction(1),)
+        factors = (Fraction(1), 1 - Fraction(1, 1 << 60)) if self.engine.compiled else (Fraction(1),)
         leading = _leading(largest) + witness.boost
-        targets = (factor * Fraction(2) ** (leading - t) for t in _binades(spec, self.engine[1]) for factor in factors)
+        targets = (
+            factor * Fraction(2) ** (leading - t) for t in _binades(spec, self.engine.compiled) for factor in factors
+        )
         found = dict.fromkeys(pair for target in targets if (pair := _pair(spec, target)))
         return [(spec.a.zero_code, spec.b.zero_code), *found]
 
@@ -172,7 +182,7 @@ class Bench:
 
         spec, places = self.spec, self.places(witness.layout)
         a, b, scales = self.operands(witness)
-        d = self.engine[0](a, b, np.zeros((1, 1), code_dtype(spec.c_format)), *scales)
+        d = self.engine.multiply(a, b, np.zeros((1, 1), code_dtype(spec.c_format)), *scales)
         number = decode(spec.accumulator, int(d[0, 0]))
         if number.special:
             return None
@@ -238,7 +248,7 @@ def _most(limits: Bound) -> Fraction:
 def _found(bench: Bench, limits: Bound, thorough: bool) -> list[Witness]:
     """Return the best input of each layout and lead, the nearest to the bound first."""
     spec, most = bench.spec, _most(limits)
-    thorough = thorough and bench.engine[1]
+    thorough = thorough and bench.engine.compiled
     zero = (spec.a.zero_code, spec.b.zero_code)
 
     def best(candidates: Iterable[Witness]) -> Witness:
@@ -270,8 +280,8 @@ def _with(pairs: tuple[Pair, ...], place: int, pair: Pair) -> tuple[Pair, ...]:
     return tuple(pair if i == place else p for i, p in enumerate(pairs))
 
 
-def _engine(spec: Instruction) -> tuple[Callable[..., Any], bool]:
-    """Return an exact engine for many small products, and whether it is compiled."""
+def _engine(spec: Instruction) -> Engine:
+    """Return the fastest engine of an instruction; with random bits, one that sets them all."""
     import numpy as np
 
     from isa_model import golden
@@ -292,11 +302,11 @@ def _engine(spec: Instruction) -> tuple[Callable[..., Any], bool]:
         return [line(y) for y in x] if isinstance(x, list) else [] if x is None else x.ravel().tolist()
 
     if spec.is_stochastic:
-        return upward, False
+        return Engine(upward, False)
     try:
-        return cpu.prepared(spec), True
+        return Engine(cpu.prepared(spec), True)
     except (cpu.NoCompiler, Unsupported):
-        return slow, False
+        return Engine(slow, False)
 
 
 # -- products --------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from codesign.evidence.cost.attribution import shared, steps
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.records import design_sha256, find, shared_sha256, write
-from codesign.evidence.cost.rtl.ports import check
+from codesign.evidence.cost.records import design_sha256, folded_sha256, shared_sha256, write
+from codesign.evidence.cost.rtl.ports import chained_stage, check
 from codesign.evidence.cost.shipped_record import Job, is_current, record_of
 from codesign.proposal.load import load_proposal
 from isa_model.diagnostics import InputError
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--brief", action="store_true", help="only proposals and bases, compared on a tenth of the random vectors"
     )
+    parser.add_argument("--values", nargs="+", help="with --brief: these swept values, not the proposal as it is")
     parser.add_argument("--again", action="store_true", help="measure designs whose shipped record holds, too")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
@@ -34,6 +35,8 @@ def main() -> None:
         if proposal.multiplies_as_today:
             continue
         values = (None,) if arguments.brief else (None, *proposal.swept)
+        if arguments.values:
+            values = tuple(value for value in proposal.swept if str(value) in arguments.values)
         wanted = [proposal.today, *map(proposal.proposed, values)]
         together = () if arguments.brief else shared(proposal.today) or ()
         if not arguments.brief:
@@ -44,10 +47,12 @@ def main() -> None:
             except InputError as reason:
                 print(f"no cost: {reason}", file=sys.stderr)
                 continue
-            designs.setdefault(design_sha256(spec), (spec, library, not arguments.brief))
+            designs.setdefault(design_sha256(spec), Job(spec, library, not arguments.brief))
+            if chained_stage(spec):
+                designs.setdefault(folded_sha256(spec), Job(spec, library, False, folded=True))
         for specs in together:
-            designs.setdefault(shared_sha256(specs), (specs, library, True))
-    missing = [job for job in designs.values() if arguments.again or not is_current(find(job[0], library.name), job)]
+            designs.setdefault(shared_sha256(specs), Job(specs, library, True))
+    missing = [job for job in designs.values() if arguments.again or not is_current(job)]
     print(f"{len(designs)} designs, {len(missing)} of them without a record that holds", file=sys.stderr)
     with pool(arguments.jobs) as workers:
         for record in workers.map(record_of, missing):

@@ -1,13 +1,13 @@
 """Attribution of a unit's area: the designs between the base and the proposal, one idea at a time.
 
-First the base with the proposal's fraction bits and width of the register, then the proposal's order and rounding of sums
-without its scales, then the proposal. A datapath that several instructions share has the fraction bits of the widest; what
-order and scales add to the unit of one instruction is added to it unchanged.
+First the base with the proposal's fraction bits and width of the register, then its formats of operands, then its order and
+rounding of sums without its scales, then the proposal. A datapath that several instructions share has the fraction bits of the
+widest; what order and scales add to the unit of one instruction is added to it unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from codesign.evidence.cost.chip import ChipFigure
 from codesign.evidence.cost.records import CostRecord, design_sha256, find
@@ -25,6 +25,7 @@ SHARED = (
 SHARED_NAME = "FP8, FP16, BF16 and INT8 in one datapath"
 IDEAS = {
     "bits": "fraction bits and register",
+    "operands": "formats of operands",
     "order": "order and rounding of sums",
     "scaling": "scaling",
     "registers": "pipeline registers",
@@ -35,26 +36,41 @@ TIE = 0.01
 
 
 def steps(today: Instruction, proposed: Instruction) -> dict[str, Instruction]:
-    """Return the designs after each idea of a proposal, by the idea: bits, order, scaling.
+    """Return the designs after each idea of a proposal, by the idea, in the order of `IDEAS`.
 
-    Ideas that a proposal does not have are left out. The result is empty for a base of several stages or with scales.
+    Ideas that a proposal does not have are left out. A proposal that changes operands alone, or scales alone, has one step. The
+    result is empty for other changes to a base of several stages or with scales.
     """
-    wide = max((s.fraction_bits for s in proposed.stages.values() if s.fraction_bits is not None), default=None)
-    if len(today.stages) > 1 or today.scale is not None or wide is None:
-        return {}
+    for idea, fields in {"operands": ("a", "b"), "scaling": ("scale",)}.items():
+        if list(proposed.stages) == list(today.stages) and _same(
+            proposed.model_copy(update={field: getattr(today, field) for field in fields}), today
+        ):
+            return {} if _same(today, proposed) else {idea: proposed}
     *_, last = proposed.stages.values()
-    if not last.result:
+    if len(today.stages) > 1 or today.scale is not None or not last.result:
         return {}
-    found = {
-        "bits": widened(today, wide, last.result[-1].format),
-        "order": named(proposed, f"{proposed.name} without scales", {"scale": None}),
-        "scaling": proposed,
-    }
-    result, before = {}, design_sha256(today)
+    plain = named(proposed, f"{proposed.name} without scales", {"scale": None})
+    found: dict[str, Instruction] = {}
+    wide = max((s.fraction_bits for s in proposed.stages.values() if s.fraction_bits is not None), default=None)
+    if wide is not None:
+        found["bits"] = widened(today, wide, last.result[-1].format)
+        operands = {"a": proposed.a, "b": proposed.b}
+        found["operands"] = named(
+            found["bits"], f"{found['bits'].name} on {proposed.a.name} {proposed.b.name}", operands
+        )
+    elif len(proposed.stages) == 1:
+        found["bits"] = plain
+    found |= {"order": plain, "scaling": proposed}
+    result, before = {}, today
     for idea, spec in found.items():
-        if design_sha256(spec) != before:
-            result[idea], before = spec, design_sha256(spec)
+        if not _same(spec, before):
+            result[idea], before = spec, spec
     return result
+
+
+def _same(x: Instruction, y: Instruction) -> bool:
+    """Return whether two instructions have the same unit."""
+    return design_sha256(x) == design_sha256(y)
 
 
 def widened(spec: Instruction, fraction_bits: int, register: Format) -> Instruction:
@@ -66,7 +82,7 @@ def widened(spec: Instruction, fraction_bits: int, register: Format) -> Instruct
     return named(spec, f"{spec.name} with {fraction_bits} fraction bits{changed}", {"stages": {name: window}})
 
 
-def named(spec: Instruction, name: str, change: dict[str, object]) -> Instruction:
+def named(spec: Instruction, name: str, change: Mapping[str, object]) -> Instruction:
     """Return a changed instruction under a name of its own."""
     return spec.model_copy(update={"name": name, **change})
 
@@ -122,7 +138,7 @@ def on_shared(today: Instruction, proposed: Instruction, library: str) -> float 
     if designs is None:
         return None
     reference, datapath = today, designs[0]
-    if "bits" in ideas:
+    if "bits" in ideas and next(iter(ideas["bits"].stages.values())).fraction_bits is not None:
         own, most = widest(today), ideas["bits"]
         reference = min(own, most, key=lambda spec: next(iter(spec.stages.values())).fraction_bits or 0)
         datapath = designs[1]

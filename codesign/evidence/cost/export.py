@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from codesign.evidence.cost import stalled
 from codesign.evidence.cost.cell_library import Library
-from codesign.evidence.cost.pipeline import Pipeline
 from codesign.evidence.cost.proof.proof_record import ProofRecord
 from codesign.evidence.cost.records import DEPTH, design_sha256
+from codesign.evidence.cost.rtl import stalled
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
 from codesign.figures.escape import literal
@@ -78,7 +78,7 @@ def export(
         "unit_pipelined.v": head + verilog(staged),
         "cells.v": cells,
         "pipeline.v": head + stalled.wrapper(spec, staged.latency),
-        "testbench.v": _testbench(spec, sum(map(len, vectors)), staged),
+        "testbench.v": testbench(spec, sum(map(len, vectors)), staged.entry, staged.latency),
         "testbench_stalls.v": stalled.testbench(spec, sum(map(len, vectors)), staged.latency, VECTORS),
         **{f"{name}.f": "".join(f"{file}\n" for file in files) for name, files in FILELISTS.items()},
         "README.md": _readme(spec, figures),
@@ -130,21 +130,22 @@ def lines(spec: Instruction, batch: UnitVectors) -> list[str]:
     return lines
 
 
-def _testbench(spec: Instruction, count: int, staged: Pipeline) -> str:
+def testbench(spec: Instruction, count: int, entry: Mapping[str, int], latency: int) -> str:
+    """Return the test bench of `count` vectors; `entry` and `latency` are those of the pipeline of gates (`Pipeline`)."""
     inputs = ports(spec)
     total = sum(inputs.values()) + spec.accumulator.bits
     connections, words, fetches, at = [], [], [], 0
     for name, bits in inputs.items():
-        first = f"{staged.entry[name]} * STAGED"
+        first = f"{entry[name]} * STAGED"
         connections.append(f".{name}({name}_word[{at + bits - 1}:{at}])")
         words.append(f"  reg [{total - 1}:0] {name}_word;")
         fetches.append(f"      if (i >= {first} && i - {first} < COUNT) {name}_word = vectors[i - {first}];")
         at += bits
-    entries = ", ".join(f"{name} in cycle {staged.entry[name]}" for name in inputs)
+    entries = ", ".join(f"{name} in cycle {entry[name]}" for name in inputs)
     newline = "\n"
     return f"""// Every vector of {VECTORS} through the unit; ends with PASS or FAIL.
 // With PIPELINED defined the unit has a clock and takes a vector per cycle. Inputs enter where they are read ({entries}), and
-// D follows {staged.latency} cycles after cycle 0.
+// D follows {latency} cycles after cycle 0.
 `timescale 1ns / 1ps
 module testbench;
   localparam integer COUNT = {count};
@@ -153,7 +154,7 @@ module testbench;
   wire [{spec.accumulator.bits - 1}:0] d;
   integer i, wrong;
 `ifdef PIPELINED
-  localparam integer STAGED = 1, LATENCY = {staged.latency};
+  localparam integer STAGED = 1, LATENCY = {latency};
   reg clk = 0;
   unit dut (.clk(clk), {", ".join(connections)}, .d_out(d));
 `else

@@ -18,8 +18,9 @@ GROUP = 128
 
 def members(proposal: Proposal) -> list[Point]:
     """Return the members of a proposal's family, the cheapest first; none if its scales are of another kind."""
-    scale, shipped = proposal.proposed().scale, sweep.shipped(sweep.FAMILY)
-    if shipped is None or scale is None or scale.a is None or scale.product is None:
+    spec, shipped = proposal.proposed(), sweep.shipped(sweep.FAMILY)
+    scale = spec.scale
+    if shipped is None or spec.is_integer or scale is None or scale.a is None or scale.product is None:
         return []
     if (scale.a.format.name, scale.a.group[1]) != ("fp32", GROUP):
         return []
@@ -27,32 +28,46 @@ def members(proposal: Proposal) -> list[Point]:
 
 
 def sentences(proposal: Proposal, today: CostRecord) -> Iterator[str]:
-    """Yield a sentence on each claim that depends on the member of the family, and one on all of them together."""
+    """Yield a sentence on each claim that members of the family decide, and one on all of them together."""
     family = members(proposal)
+    if not family:
+        return
+    software = {t: sweep.errors(proposal.software_instruction, proposal.rule, t)[0] for t in family[0].accumulation}
     keep: dict[str, list[Point]] = {}
     for claim in proposal.claims:
-        kept = [p for p in family if _keeps(p, claim, today)]
-        if family and _keeps(family[0], claim, today) is not None:
-            keep[f"{claim.metric} at most {claim.at_most:g}"] = kept
+        decided = [_keeps(p, claim, today, software) for p in family]
+        if None not in decided:
+            over = f", relative to {claim.relative_to}," if claim.relative_to else ""
+            words = f"{claim.metric}{over} at most {claim.at_most:g}"
+            keep[words] = [p for p, kept in zip(family, decided, strict=True) if kept]
     for words, kept in keep.items():
         yield f"Cheapest member of the family with {words}: {describe(kept[0], today) if kept else 'none'}."
-    if len(keep) > 1:
-        every = [p for p in family if all(p in kept for kept in keep.values())]
-        yield (
-            f"Cheapest member that keeps all of these: {describe(every[0], today)}."
-            if every
-            else "No member of the family keeps all of these."
-        )
+    every = [p for p in family if all(p in kept for kept in keep.values())]
+    as_software = next(p for p in family if all(p.accumulation[t] <= software[t] for t in software))
+    count = f"all {len(keep)} claims that errors at K = {sweep.SUMMED} and areas decide"
+    all_kept = (
+        f"{every[0].label} is the cheapest member of the family that keeps {count}"
+        if every
+        else f"No member of the family keeps {count}"
+    )
+    extra = 100 * (ratio(as_software, today) - 1)
+    yield f"{all_kept}; at software's accuracy the family costs {extra:.0f} % over today's unit ({as_software.label})."
 
 
-def _keeps(point: Point, claim: Claim, today: CostRecord) -> bool | None:
+def _keeps(point: Point, claim: Claim, today: CostRecord, software: dict[str, float]) -> bool | None:
     """Return whether a member keeps a claim; None for a claim that members do not decide."""
-    if claim.at_most is None or claim.relative_to or claim.at is not None:
+    if claim.at_most is None or claim.at is not None:
+        return None
+    if claim.metric == "numerics.relative_frobenius" and claim.relative_to == "software":
+        return all(point.accumulation[t] <= claim.at_most * software[t] for t in software)
+    if claim.relative_to:
         return None
     if claim.metric == "cost.area_ratio":
         return ratio(point, today) <= claim.at_most
     if claim.metric == "numerics.relative_frobenius":
         return max(point.accumulation.values()) <= claim.at_most
+    if claim.metric == "numerics.share_over_1_bf16_ulp":
+        return max(point.over_1_bf16_ulp.values()) <= claim.at_most
     return None
 
 

@@ -26,6 +26,7 @@ METRICS = (
         _metric(f"cost.area_of_{idea}", short, f"part of the area ratio that {what} adds")
         for idea, short, what in (
             ("bits", "area of fraction bits", "the width of the window and of the register"),
+            ("operands", "area of operands", "the formats of operands"),
             ("order", "area of order and rounding", "the order and rounding of sums"),
             ("scaling", "area of scaling", "scaling"),
             ("registers", "area of registers", "pipelining"),
@@ -39,7 +40,7 @@ METRICS = (
     _metric(
         "cost.energy_ratio",
         "energy of the unit over the base",
-        "switched capacitance of the proposed dot-product unit over that of the base, per product",
+        "capacitance that gates and pipeline registers of the proposed dot-product unit switch over the base's, per product",
         axis=Axis(one_for=("software", "today")),
         topic="energy",
     ),

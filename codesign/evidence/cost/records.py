@@ -179,6 +179,11 @@ def shared_sha256(specs: Sequence[Instruction]) -> str:
     return hashlib.sha256(" ".join(map(design_sha256, specs)).encode()).hexdigest()
 
 
+def folded_sha256(spec: Instruction) -> str:
+    """Return the SHA-256 of an instruction's folded unit (`folded.py`)."""
+    return hashlib.sha256(f"{design_sha256(spec)} folded".encode()).hexdigest()
+
+
 def recipe_sha256() -> str:
     """Return the SHA-256 of the synthesis script."""
     from codesign.evidence.cost.synth import ABC, FINISH, PREPARE
@@ -192,12 +197,13 @@ def shipped() -> tuple[CostRecord, ...]:
     return tuple(CostRecord.model_validate_json(path.read_text()) for path in sorted(FOLDER.glob("*.json")))
 
 
-def find(spec: Instruction | Sequence[Instruction], library: str) -> CostRecord | None:
+def find(spec: Instruction | Sequence[Instruction], library: str, folded: bool = False) -> CostRecord | None:
     """Return the shipped record of a design in a library, made with the present synthesis script, or None.
 
-    Several instructions are those of a shared datapath.
+    Several instructions are those of a shared datapath; `folded` asks for an instruction's folded unit.
     """
-    design = design_sha256(spec) if isinstance(spec, Instruction) else shared_sha256(spec)
+    own = folded_sha256 if folded else design_sha256
+    design = own(spec) if isinstance(spec, Instruction) else shared_sha256(spec)
     wanted = (design, library, recipe_sha256())
     return next((r for r in shipped() if (r.design_sha256, r.library, r.recipe_sha256) == wanted), None)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist
 from codesign.evidence.cost.pipeline import Pipeline, last_reads, pipeline
 from codesign.evidence.cost.records import Sized
-from isa_model import processes
+from codesign.evidence.cost.synth import abc
 from isa_model.output_files import scratch
 
 CLOCK_FO4 = 30.0
@@ -70,10 +68,10 @@ def buffered(cut: Pipeline, most: float) -> tuple[float, float]:
         script = (
             f"read_lib -w {paths['cells.lib']}; read_blif {paths['unit.blif']}; {script}; cec -n {paths['unit.blif']}"
         )
-        done = processes.run([str(_abc()), "-c", script], folder)
-        found = re.findall(r"Area\s*=\s*([\d.]+).*?Delay\s*=\s*([\d.]+) ps", done.stdout)
-        if done.returncode or not found or "Networks are equivalent" not in done.stdout:
-            raise RuntimeError(f"abc failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        said = abc(script, folder)
+        found = re.findall(r"Area\s*=\s*([\d.]+).*?Delay\s*=\s*([\d.]+) ps", said)
+        if not found or "Networks are equivalent" not in said:
+            raise RuntimeError(f"abc failed: {said[-2000:]}")
         area, delay = map(float, found[-1])
         return area, delay / scale
 
@@ -108,11 +106,3 @@ def _picoseconds(text: str) -> float:
     match = re.search(r"time_unit\s*:\s*\"?(\d+)\s*([pn])s", text)
     assert match
     return float(match[1]) * {"p": 1.0, "n": 1000.0}[match[2]]
-
-
-def _abc() -> Path:
-    """Return the program abc that comes with Yosys."""
-    found = find_spec("pyosys")
-    if found is None or found.origin is None:
-        raise ModuleNotFoundError("No module named 'pyosys'", name="pyosys")
-    return Path(found.origin).with_name("yosys-abc")

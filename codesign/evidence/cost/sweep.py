@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from pydantic import Field
+
 from codesign.evidence.cost.records import FOLDER, Toolchain, recipe_sha256
 from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import Gemm
@@ -42,6 +44,8 @@ class Point(Spec):
     """Relative Frobenius error of D to the exact product of the quantised operands, by tensor source, at K = 4096."""
     total: dict[str, float]
     """Relative Frobenius error of D to the exact product of the unquantised operands, by tensor source, at K = 4096."""
+    over_1_bf16_ulp: dict[str, float] = Field(default_factory=dict)
+    """Share of outputs off by over one unit in the last place of BF16, by tensor source, at K = 4096; of families alone."""
 
 
 class CostSweep(Toolchain):
@@ -65,8 +69,8 @@ def shipped(path: Path = PATH) -> CostSweep | None:
     return sweep if sweep.recipe_sha256 == recipe_sha256() else None
 
 
-def errors(spec: Instruction, quantisation: Quantisation, tensors: str) -> tuple[float, float]:
-    """Return the accumulation and total error of an instruction on a GEMM with K = 4096."""
+def errors(spec: Instruction, quantisation: Quantisation, tensors: str) -> tuple[float, float, float]:
+    """Return the accumulation and total error of an instruction on a GEMM with K = 4096, and the share over 1 BF16 ulp."""
     from codesign.evidence.numerics.errors import errors_of, estimates
     from codesign.evidence.numerics.trial import Trial
     from codesign.evidence.sampling import Sampling
@@ -75,4 +79,6 @@ def errors(spec: Instruction, quantisation: Quantisation, tensors: str) -> tuple
     gemm = Gemm(f"curves-{SUMMED}", SUMMED, SUMMED, SUMMED, "activation", "weight", False, "")
     trial = Trial(gemm, tensors, Sampling().seeds, Sampling().rows, Sampling().columns, quantisation)
     found = estimates(errors_of(trial.result(Compared("proposal", None, spec))))
-    return found["numerics.relative_frobenius"].value, found["numerics.total_error"].value
+    wanted = ("relative_frobenius", "total_error", "share_over_1_bf16_ulp")
+    first, total, share = (found[f"numerics.{name}"].value for name in wanted)
+    return first, total, share

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,6 @@ def _yosys(rtlil: str, library: Library, flatten: bool) -> tuple[dict[str, Any],
 def run(commands: str, folder: Path) -> None:
     """Run Yosys commands in a process of their own, since Yosys ends its process on an error."""
     import sys
-    from importlib.util import find_spec
 
     if find_spec("pyosys") is None:
         raise ModuleNotFoundError("No module named 'pyosys'", name="pyosys")
@@ -100,3 +101,20 @@ def run(commands: str, folder: Path) -> None:
     done = processes.run([sys.executable, "-c", program, commands], folder)
     if done.returncode:
         raise RuntimeError(f"Yosys failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def abc(commands: str, folder: Path, seconds: float | None = None) -> str:
+    """Return what the abc that comes with Yosys prints for its commands, run in a folder; empty after `seconds`.
+
+    Raises RuntimeError if abc fails.
+    """
+    found = find_spec("pyosys")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'pyosys'", name="pyosys")
+    try:
+        done = processes.run([str(Path(found.origin).with_name("yosys-abc")), "-c", commands], folder, seconds)
+    except subprocess.TimeoutExpired:
+        return ""
+    if done.returncode:
+        raise RuntimeError(f"abc failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from codesign.evidence.cost.netlist import Netlist, unpack
@@ -34,12 +35,19 @@ def outputs(netlist: Netlist, vectors: UnitVectors, stuck: dict[int, int] | None
 
 def compare(netlist: Netlist, batches: Iterable[UnitVectors]) -> EquivalenceResult:
     """Compare a netlist with the model on batches of vectors."""
+    return compared(partial(outputs, netlist), batches)
+
+
+def compared(
+    hardware: Callable[[UnitVectors], NDArray[np.uint64]], batches: Iterable[UnitVectors]
+) -> EquivalenceResult:
+    """Compare the D (vectors,) of any hardware with the model on batches of vectors."""
     import numpy as np
 
     total = wrong = 0
     first = ""
     for vectors in batches:
-        d = outputs(netlist, vectors)
+        d = hardware(vectors)
         different = np.flatnonzero(d != vectors.d)
         if len(different) and not first:
             i = different[0]
@@ -90,6 +98,11 @@ def faults_shown(netlist: Netlist, batches: Sequence[UnitVectors], count: int) -
 
 def prove(netlist: Netlist, spec: Instruction, at_least: int = 100_000) -> EquivalenceResult:
     """Compare a netlist with the model on `at_least` adversarial and random vectors, and on all special ones."""
-    batches = 10 if spec.c_format == spec.accumulator else 5
-    side = int((at_least / batches) ** 0.5) + 1
-    return compare(netlist, (*adversarial(spec, 0, side), *specials(spec)))
+    return compare(netlist, batches_of(spec, at_least))
+
+
+def batches_of(spec: Instruction, at_least: int) -> Iterator[UnitVectors]:
+    """Yield the batches of a proof: at least `at_least` adversarial and random vectors, and all special ones."""
+    side = int((at_least / (10 if spec.c_format == spec.accumulator else 5)) ** 0.5) + 1
+    yield from adversarial(spec, 0, side)
+    yield from specials(spec)

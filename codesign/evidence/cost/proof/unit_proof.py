@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 import time
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +16,7 @@ from codesign.evidence.cost.proof.proof_record import BlockProof, Counterexample
 from codesign.evidence.cost.proof.smt import Script, solve
 from codesign.evidence.cost.records import design_sha256
 from codesign.evidence.cost.rtl.ports import draw_bits, draws
-from codesign.evidence.cost.synth import run
+from codesign.evidence.cost.synth import abc, run
 from codesign.evidence.cost.unit_vectors import arguments, one_step, widths
 from isa_model import golden
 from isa_model.instruction import Instruction
@@ -153,17 +150,8 @@ def prove_mapped(rtlil: str, verilog: str, seconds: float = 1800) -> MappedProof
         gates = "techmap; opt -fast; aigmap; write_aiger"
         run(f"read_rtlil unit.il; hierarchy -top unit; proc; flatten -noscopeinfo; opt_clean; {gates} rtl.aig", folder)
         run(f"read_verilog mapped.v; hierarchy -top unit; flatten -noscopeinfo; opt_clean; {gates} mapped.aig", folder)
-        package = find_spec("pyosys")
-        assert package is not None
-        assert package.origin is not None
-        abc = Path(package.origin).parent / "yosys-abc"
         start = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [abc, "-c", "cec rtl.aig mapped.aig"], cwd=folder, capture_output=True, text=True, timeout=seconds
-            ).stdout
-        except subprocess.TimeoutExpired:
-            done = ""
+        done = abc("cec rtl.aig mapped.aig", folder, seconds)
         spent = round(time.perf_counter() - start, 1)
     if "Networks are equivalent" in done:
         return MappedProof(status="proved", seconds=spent)

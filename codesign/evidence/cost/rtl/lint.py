@@ -19,13 +19,20 @@ _COPY = re.compile(r"^  assign ([^=\n]+?) = [^-+!~&|^?<>()\n]+;$", re.M)
 
 
 def widened(rtlil: str) -> str:
-    """Return RTLIL whose operators have operands of one width: their result's, or the wider operand's in a comparison."""
+    """Return RTLIL whose operators have operands of one width: their result's, or the wider operand's in a comparison.
+
+    A comparison that holds for no operand is replaced by 0.
+    """
     return _CELL.sub(_with_equal_widths, rtlil)
 
 
 def _with_equal_widths(match: re.Match[str]) -> str:
     text = match[0]
     sizes = {side: int(_parameter(text, f"{side}_WIDTH")) for side in "ABY"}
+    if match["kind"] == "gt" and f"connect \\B {sizes['A']}'{'1' * sizes['A']}\n" in text:  # nothing exceeds all ones
+        y = re.search(r"    connect \\Y (.*)\n", text)
+        assert y
+        return f"  connect {y[1]} 1'0\n"
     width = max(sizes["A"], sizes["B"]) if match["kind"] in _COMPARISONS else sizes["Y"]
     signed = _parameter(text, "A_SIGNED") == "1"
     for side in "AB":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleLevel
+from isa_model.stage import Stage
 
 
 class ScalePort(NamedTuple):
@@ -81,6 +82,18 @@ def sums_integers(spec: Instruction) -> bool:
         and len(first.result) == 1
         and first.result[0].format.kind == "integer"
     )
+
+
+def chained_stage(spec: Instruction) -> Stage | None:
+    """Return the first stage of an instruction that can be folded (`rtl.folded`): one chain of sums through a register.
+
+    Stages and scales after it are what several units can share. The result is None for another instruction.
+    """
+    first, *others = spec.stages.values()
+    one_chain = first.chain is not None and first.chain * first.terms == spec.span and first.interleave is None
+    plain = not (spec.is_stochastic or sums_integers(spec) or spec.scaled_stage == -1)
+    kept = first.accumulator is True and first.result and first.result[-1].format.nan_code is not None
+    return first if others and one_chain and plain and kept and first.chain != 1 else None
 
 
 def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:

@@ -41,43 +41,58 @@ def unit_design(
     def body(
         block: Block, a: Wire, b: Wire, c: Wire, random: Wire = None, scale: Wire = None, **scale_codes: Wire
     ) -> dict[str, Wire]:
-        operands = _split(a, spec.span), _split(b, spec.span)
+        operands = split(a, spec.span), split(b, spec.span)
         if spec.is_integer:
             d = integer.dot(block, spec, *operands, c)
             return {"d": d, **(observe(design) if observe else {})}
         whole = sums_integers(spec)
-        terms = [] if whole else _products(block, spec, *operands)
+        terms = [] if whole else products(block, spec, *operands)
         running = decode(block, spec.c_format, c, spec.flush_c)
         scales = StepScales(block, spec, scale_codes, scale)
-        drawn = dict(zip(draws(spec), _split(random, len(draws(spec))), strict=True))
+        drawn = dict(zip(draws(spec), split(random, len(draws(spec))), strict=True))
         if spec.scaled_stage == -1:
             terms = scales.onto(terms)
-        names = _labels(list(spec.stages))
-        *inner, last = spec.stages.values()
-        for index, stage in enumerate(inner):
-            if index == 0 and whole:
-                terms = _integer_sums(block, spec, stage, *operands)
-                if spec.scaled_stage == 0:
-                    terms = scales.onto(terms)
-                continue
-            name = names[index]
-            blocks, chain = deal(stage, terms), stage.chain or 1
-            zero = decode(block, spec.accumulator, Const(0, spec.accumulator.bits))
-            own = _drawn(spec, drawn, index)
-            terms = [
-                _run(block, name, stage, blocks[i : i + chain], zero, own[i:]) for i in range(0, len(blocks), chain)
-            ]
-            if spec.scaled_stage == index:
+        first = 0
+        if whole:
+            stage = next(iter(spec.stages.values()))
+            terms, first = _integer_sums(block, spec, stage, *operands), 1
+            if spec.scaled_stage == 0:
                 terms = scales.onto(terms)
-        result = _run(block, names[-1], last, deal(last, terms), running, _drawn(spec, drawn, len(inner)))
-        d = encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)
+        d = stages_from(block, spec, first, terms, running, scales, drawn)
         return {"d": d, **(observe(design) if observe else {})}
 
     design.define(TOP, body, ports(spec, shared))
     return design
 
 
-def _products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[TermWires]:
+def stages_from(
+    block: Block,
+    spec: Instruction,
+    first: int,
+    terms: list[TermWires],
+    running: TermWires,
+    scales: StepScales,
+    drawn: Mapping[Draw, Wire],
+) -> Wire:
+    """Return the code of D from the terms of stage `first`, with the hardware of that stage and of all after it."""
+    names = _labels(list(spec.stages))
+    *inner, last = spec.stages.values()
+    for index, stage in enumerate(inner):
+        if index < first:
+            continue
+        blocks, chain = deal(stage, terms), stage.chain or 1
+        zero = decode(block, spec.accumulator, Const(0, spec.accumulator.bits))
+        own = _drawn(spec, drawn, index)
+        terms = [
+            _run(block, names[index], stage, blocks[i : i + chain], zero, own[i:]) for i in range(0, len(blocks), chain)
+        ]
+        if spec.scaled_stage == index:
+            terms = scales.onto(terms)
+    result = _run(block, names[-1], last, deal(last, terms), running, _drawn(spec, drawn, len(inner)))
+    return encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)
+
+
+def products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[TermWires]:
     """Return the exact products; those of at least 2**`infinite_from` are infinities."""
     xs, ys = (
         [decode(block, fmt, x, spec.flush_operands, spec.widen) for x in codes]
@@ -136,7 +151,7 @@ class StepScales:
     def __init__(self, block: Block, spec: Instruction, codes: Mapping[str, Wire], product: Wire = None) -> None:
         self.block, self.spec, self.inputs = block, spec, scale_inputs(spec)
         self.scales = {
-            port.name: [decode(block, port.level.format, code) for code in _split(codes.get(port.name), port.per_step)]
+            port.name: [decode(block, port.level.format, code) for code in split(codes.get(port.name), port.per_step)]
             for port in self.inputs
         }
         self.factors: dict[tuple[int, ...], TermWires] = {}
@@ -199,11 +214,11 @@ def _run(
     for i, terms in enumerate(blocks):
         first = "_first" if len(blocks) > 1 and i == 0 else ""
         total = add(block, f"sum_{name}{first}", stage, terms, running if stage.accumulator else None)
-        running = _put(block, stage, total, drawn[i])
+        running = put(block, stage, total, drawn[i])
     return running
 
 
-def _put(block: Block, stage: Stage, total: TermWires, drawn: Mapping[int, Wire]) -> TermWires:
+def put(block: Block, stage: Stage, total: TermWires, drawn: Mapping[int, Wire]) -> TermWires:
     """Round a sum into the registers of a stage."""
     for i, register in enumerate(stage.result):
         last = i == len(stage.result) - 1
@@ -211,7 +226,7 @@ def _put(block: Block, stage: Stage, total: TermWires, drawn: Mapping[int, Wire]
     return total
 
 
-def _split(vector: Wire, count: int) -> list[Wire]:
+def split(vector: Wire, count: int) -> list[Wire]:
     """Return the elements of a packed vector."""
     if not count or vector is None:
         return []
