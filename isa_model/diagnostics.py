@@ -304,7 +304,8 @@ class _Reader:
                 self.fault(node, f"{text} is beyond the range of a number", "a finite number")
             return number
         elif _NOT_FINITE.fullmatch(text):
-            self.fault(node, f"{text} is not a finite number", "a finite number")
+            hint = "a finite number; among the values of a table `nan`, `infinity` or `-infinity`, without a dot"
+            self.fault(node, f"{text} is not a finite number", hint)
         else:
             return text
         return None

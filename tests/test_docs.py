@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from isa_model.diagnostics import parse_yaml
 from isa_model.instruction import Instruction
 from isa_model.library import load
 
@@ -229,3 +230,9 @@ def test_links_fit_the_site():
     )
     assert site.fitted("[n](docs/notebook.ipynb)", "") == "[n](notebook.md)"
     assert site.fitted("[it](gone.md) and `[a](b)`", "docs") == "[it](gone.md) and `[a](b)`"
+
+
+def test_examples_of_the_language_can_be_pasted_into_a_file():
+    """A file is read more strictly than Python data: every example passes, such as a table with a NaN."""
+    for block in re.findall(r"```yaml\n(.*?)```", (DOCS / "language.md").read_text(), re.DOTALL):
+        parse_yaml(block, "x.yaml")

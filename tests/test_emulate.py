@@ -1,6 +1,7 @@
 """Whole models on an instruction: what is replaced, which bits come out, and that torch's own machinery works around it."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from codesign.torch.arithmetic import Arithmetic  # noqa: E402
 from codesign.torch.attention import EmulatedAttention  # noqa: E402
 from codesign.torch.linear import Rules, linear  # noqa: E402
 from codesign.torch.rules import recipe_on  # noqa: E402
+from codesign.torch.shared_input import SharedInput  # noqa: E402
 from isa_model import InputError, gemm, load  # noqa: E402
 from isa_model.cast import quantise  # noqa: E402
 
@@ -241,6 +243,28 @@ def test_frozen_weights_are_quantised_once_with_the_same_bits():
             assert torch.equal(model(x), expected)
             model.up.weight.zero_()
             assert torch.equal(model(x), expected)
+
+
+def test_a_frozen_weight_that_is_replaced_is_quantised_again():
+    """A weight put in the place of a frozen one is never taken for it, though the old one's memory would be free."""
+    model, x = nn.Linear(32, 8, bias=False), torch.randn(4, 32)
+    with torch.no_grad(), emulator.emulate(model, on=HOPPER, keep=(), frozen=True):
+        for _ in range(20):
+            model.weight = nn.Parameter(torch.randn(8, 32))
+            expected = linear(x, model.weight, None, model._key)
+            assert torch.equal(model(x), expected)
+
+
+def test_an_input_that_another_thread_shares_meanwhile_is_not_taken_for_ones_own():
+    """What a thread has cast is what it gets, whatever others write in the meantime."""
+
+    class Raced(SharedInput):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value if name != "_last" or value is None else (value[0], value[1], "another's"))
+
+    shared, arithmetic = Raced(), SimpleNamespace(activation=lambda x: SimpleNamespace(reusable=lambda: "one's own"))
+    shared._begin(True)
+    assert shared.cast(arithmetic, torch.ones(2)) == "one's own"
 
 
 @pytest.mark.parametrize(

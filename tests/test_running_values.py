@@ -12,7 +12,7 @@ from isa_model import matmul
 from isa_model.c_golden.source import check as check_c
 from isa_model.diagnostics import InputError
 from isa_model.engines import cpu
-from isa_model.engines.plan import Plan
+from isa_model.engines.plan import Plan, Unsupported
 from isa_model.instruction import Instruction
 
 FP32 = {"format": "fp32", "rounding": "nearest-even"}
@@ -129,6 +129,17 @@ def test_what_cannot_compute_them_says_so():
         for refuse in (check_hardware, lambda s: bound(s, 64)):
             with pytest.raises(InputError):
                 refuse(other)
+
+
+@pytest.mark.parametrize("offset", [-10000, -2, 3, 700, 800, 10000])
+def test_an_offset_beyond_the_exponents_of_doubles_is_left_to_the_golden_model(offset):
+    """No engine returns other bits than golden, however far an offset moves the running value's exponent."""
+    spec = chain(FP32, stages={"sum": {**_window(), "accumulator": {"offset": offset}}})
+    operands = np.array([[1.0, 0.75, -0.25, 0.5]], "f4"), np.ones((4, 1), "f4"), np.array([[1.25]], "f4")
+    assert matmul(spec, *operands) == matmul(spec, *operands, engine="golden")
+    if abs(offset) > 799:
+        with pytest.raises(Unsupported):
+            Plan(spec)
 
 
 def _window():

@@ -242,10 +242,11 @@ class _Emulated:
         out = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         if self._frozen is None or torch.is_grad_enabled():
             return linear(x, weight, bias, self._key, out)
-        key = id(weight) if weight._base is None else (id(weight._base), weight.storage_offset())
-        if key not in self._frozen:
-            self._frozen[key] = self._rules.arithmetic.weight(weight).reusable()
-        kept, flat = self._frozen[key], x.reshape(-1, x.shape[-1])
+        base = weight if weight._base is None else weight._base
+        key = id(base), weight.storage_offset()
+        if key not in self._frozen:  # the weight is kept, so that none put in its place has its id
+            self._frozen[key] = base, self._rules.arithmetic.weight(weight).reusable()
+        (_, kept), flat = self._frozen[key], x.reshape(-1, x.shape[-1])
         y = product(self._shared.cast(self._rules.arithmetic, flat), kept, bias, self._rules, out)
         return y.reshape(*x.shape[:-1], -1)
 

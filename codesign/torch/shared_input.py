@@ -17,6 +17,7 @@ class SharedInput:
 
     The tensor is kept, too, so that no other gets its address; its version counter shows changes in place. Nothing outlives the
     pass: a CUDA graph that is captured later must hold the cast itself.
+    Changes past that counter, through `x.data` or a numpy array of its memory, are not seen (docs/models.md).
     """
 
     def __init__(self) -> None:
@@ -28,9 +29,10 @@ class SharedInput:
         if not self._inside or torch.compiler.is_compiling() or x.is_inference():
             return arithmetic.activation(x)
         key = (id(arithmetic), x.data_ptr(), x._version, x.shape, x.stride(), x.dtype)
-        if self._last is None or self._last[0] != key:
-            self._last = key, x, arithmetic.activation(x).reusable()
-        return self._last[2]
+        last = self._last  # another thread may write it meanwhile
+        if last is None or last[0] != key:
+            last = self._last = key, x, arithmetic.activation(x).reusable()
+        return last[2]
 
     def watch(self, module: nn.Module) -> Callable[[], None]:
         """Keep inputs during the forward passes of a module; return a function that ends this."""

@@ -282,6 +282,8 @@ class Plan:
         fixed = stage.exponent or 0
         if not -RANGE <= fixed <= RANGE or (stage.zero_exponent or 0) > RANGE:
             raise Unsupported("a fixed exponent reaches beyond those of float64 lanes")
+        if takes and running.top + stage.offset > RANGE:
+            raise Unsupported("an offset exponent reaches beyond those of float64 lanes")
         if stage.fraction_bits is None:
             bits = top - lsb
         else:
