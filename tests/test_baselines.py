@@ -52,15 +52,19 @@ claims: [{{metric: {claim}}}]
 def kinds():
     """Return one base for each combination of operand, accumulator and scale formats in the catalogue.
 
-    Bases with E4M3 and with equal operands represent the others of FP8, FP6 and FP4. Left out are bits, and integers of 16
-    bits, whose sums are no longer than 32 bits for numbers smaller than those of a cast to all 16.
+    Bases with E4M3 and with equal operands represent the others of FP8, FP6 and FP4. Left out are bits, sums in BF16 (RDNA),
+    which lose most of a long K, and integers of 16 bits, whose sums overflow 32 bits after a cast to all 16.
     """
     no_practice = ("uint1", "int16", "uint16")
     found = {}
     for name in catalogue():
         spec = raw(name)
         a, b = spec["a"], spec["b"]
-        if a not in no_practice and (a == b or "e4m3" in (a, b) or not str(a).startswith("e")):
+        if (
+            a not in no_practice
+            and spec["accumulator"] != "bf16"
+            and (a == b or "e4m3" in (a, b) or not str(a).startswith("e"))
+        ):
             found.setdefault(str((a, b, spec["accumulator"], spec.get("scale"))), name)
     return list(found.values())
 
@@ -92,7 +96,6 @@ def test_every_kind_of_base_has_a_finite_and_sensible_baseline(monkeypatch):
         for variant in ("software", *(b.name for b in made.others)):
             assert np.isfinite(outcomes[variant].d).all(), (base, variant)
             most = max(digits.get(f, 0.3) for f in (made.today.a.name, made.today.b.name))
-            most = 1.0 if made.today.accumulator.name == "bf16" else most  # RDNA's BF16 sums of 3,072 products are that bad
             assert found[variant]["numerics.total_error"] <= most + of_output, (base, variant)
             assert found[variant]["numerics.relative_frobenius"] <= 5e-3, (base, variant)
         assert made.practice.title in " ".join(_method(made, Sampling()))

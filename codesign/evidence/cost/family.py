@@ -20,7 +20,7 @@ def members(proposal: Proposal) -> list[Point]:
     """Return the members of a proposal's family, the cheapest first; none if its scales are of another kind."""
     spec, shipped = proposal.proposed(), sweep.shipped(sweep.FAMILY)
     scale = spec.scale
-    if shipped is None or spec.is_integer or scale is None or scale.a is None or scale.product is None:
+    if shipped is None or spec.a.kind == "integer" or scale is None or scale.a is None or scale.product is None:
         return []
     if (scale.a.format.name, scale.a.group[1]) != ("fp32", GROUP):
         return []
