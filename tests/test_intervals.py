@@ -835,3 +835,34 @@ def test_a_level_in_db_has_the_interval_of_the_error_behind_it():
     assert decibel(first).interval(0.95) == pytest.approx((-20 * log10(high), -20 * log10(low)))
     low, high = first.over(second, 0.95)[1]
     assert difference(decibel(first), decibel(second), 0.95) == pytest.approx((-20 * log10(high), -20 * log10(low)))
+
+
+def skewed(n, last):
+    """Half zeros, then ones, then a larger number."""
+    return np.array([0.0] * (n // 2) + [1.0] * (n - n // 2 - 1) + [last])
+
+
+def test_the_furthest_cluster_counts_once_more_where_clusters_are_skewed():
+    """From three clusters on, on the side of the skewness alone, whatever the unit; not below a skewness of a half."""
+    three = np.array([0.0, 0.0, 1.0])
+    assert far(three) == (0.0, pytest.approx(2 / 3))
+    assert far(-three) == (pytest.approx(2 / 3), 0.0)
+    assert far(100 * three) == (0.0, pytest.approx(200 / 3))
+    assert far(three[:2]) == (0.0, 0.0)
+    assert far(skewed(4, 1.52)) == far(skewed(8, 1.66)) == (0.0, 0.0)  # 0.39 and 0.45
+
+
+def test_a_share_of_nearly_all_stays_below_one():
+    """A cluster that would take a share past 1 says nothing of its upper end."""
+    influence = np.array([0.3, *([-0.02] * 15)])
+    found = Estimate(0.9, influence, "share", units=16)
+    low, high = found.interval(0.95)
+    assert 0 < low < 0.9 < high <= 1
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_cluster_that_would_take_a_share_to_its_end_is_no_limit(side):
+    """Once more, the furthest of nine clusters makes half of nothing or of all: there is no beta distribution of that mean."""
+    influence = side * np.array([-0.5, *([0.0625] * 8)])
+    low, high = Estimate(0.5, influence, "share", units=16).interval(0.95)
+    assert 0 <= low < 0.5 < high <= 1

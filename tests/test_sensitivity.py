@@ -13,7 +13,7 @@ from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Claim
 from codesign.verdicts.break_even import sentences
 from codesign.verdicts.claims import judge
-from codesign.verdicts.sensitivity import refine
+from codesign.verdicts.sensitivity import _is_window, refine
 
 
 class Lab:
@@ -313,3 +313,11 @@ def test_another_instruction_takes_the_place_of_the_proposals():
     assert [c.instruction for c in question.compared] == [other, about.software_instruction]
     exact = multiplying(SOURCE.again(about, claim.model_copy(update={"of": "exact"}), there), other)
     assert next((c.variant, c.instruction) for c in exact.compared) == ("exact", other)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "window"), [(None, 1.0, False), (0.5, None, False), (0.0, 1.0, True), (0.5, 1.0, True)]
+)
+def test_a_claim_with_bounds_on_both_sides_is_a_window(low, high, window):
+    """So is one on a signed metric whose lower bound is not below zero."""
+    assert _is_window(Claim(metric="numerics.quantisation_bias", at_least=low, at_most=high)) == window

@@ -39,7 +39,7 @@ def register(command: str = "") -> None:
     module = SHARED.get(command, command)
     for each in [module] if module in MODULES else MODULES:
         import_module(f"codesign.commands.{each}")
-    app.registered_commands.sort(key=lambda known: MODULES.index(known.callback.__module__.rpartition(".")[2]))  # type: ignore[union-attr]
+    app.registered_commands.sort(key=lambda known: MODULES.index(known.callback.__module__.rpartition(".")[2]))
 
 
 def run_app(arguments: list[str]) -> int:
