@@ -866,3 +866,25 @@ def test_a_cluster_that_would_take_a_share_to_its_end_is_no_limit(side):
     influence = side * np.array([-0.5, *([0.0625] * 8)])
     low, high = Estimate(0.5, influence, "share", units=16).interval(0.95)
     assert 0 <= low < 0.5 < high <= 1
+
+
+def test_a_ratio_of_shares_reaches_as_far_as_one_more_of_the_furthest_cluster():
+    """The change that the furthest cluster makes on the skewed side, once more, is beyond what the sample showed."""
+    influence = 0.01 * np.array([-0.5, *([0.0625] * 8)])
+    found = Estimate(0.4, influence, "share", units=1000)
+    less, more = far(influence)
+    assert less > more == 0
+    assert found._reach(influence, 0.95, 0.0) == reach(influence, 0.95, np.array([-less, more]))
+    assert found._reach(influence, 0.95, 0.0)[0] > reach(influence, 0.95)[0]
+
+
+def test_ranks_of_a_quantile_over_a_norm_are_in_its_unit():
+    """Values are over the corrected norm, whose correction is of all clusters: their quantile is the value itself."""
+    generator = np.random.default_rng(3)
+    values, excess = generator.exponential(size=(16, 8)), generator.uniform(-0.5, 2.0, 16)
+    over = (np.square(values).sum(axis=1), 1 + excess)
+    found = quantile(values, np.ones_like(values), 0.95, over=over, excess=excess)
+    plain = quantile(values, np.ones_like(values), 0.95, over=over)
+    assert found.ranks.at(0.95) == pytest.approx(found.value)
+    assert plain.ranks.at(0.95) == pytest.approx(plain.value)
+    assert not np.allclose(found.ranks.influence, plain.ranks.influence)
