@@ -86,8 +86,8 @@ def test_as_many_seeds_as_are_said_to_decide_a_bound_decide_it_four_times_in_fiv
     assert seeds_to_decide(record(*runs[:6]), "bits-8") is None
 
 
-@pytest.mark.parametrize(("deviation", "seeds"), [(1e-6, 2), *((0.0004 * i, None) for i in range(1, 26))])
-def test_the_seeds_that_decide_a_bound_are_the_fewest(deviation, seeds):
+@pytest.mark.parametrize("deviation", [1e-6, *(0.0001 * i for i in range(1, 81))])
+def test_the_seeds_that_decide_a_bound_are_the_fewest(deviation):
     """One seed fewer would not do; two suffice for gaps that hardly vary; two seeds of a record say how gaps vary."""
     runs = [run("bf16", s, 2.0, 3.0) for s in range(2)]
     runs += [run("bits-8", s, 2 * (1 + sign * deviation / np.sqrt(2)), 3.0) for s, sign in enumerate((1, -1))]
@@ -99,7 +99,6 @@ def test_the_seeds_that_decide_a_bound_are_the_fewest(deviation, seeds):
 
     assert enough(found)
     assert found == 2 or not enough(found - 1)
-    assert seeds is None or found == seeds
 
 
 def test_a_gap_is_over_the_seeds_that_both_have():
