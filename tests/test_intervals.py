@@ -889,6 +889,5 @@ def test_ranks_of_a_quantile_over_a_norm_are_in_its_unit():
     assert plain.ranks.at(0.95) == pytest.approx(plain.value)
     assert not np.allclose(found.ranks.influence, plain.ranks.influence)
     smallest = quantile(values, np.ones_like(values), 0.001, over=over).ranks
-    assert smallest.influence.max() == pytest.approx(
-        1 / 128
-    )  # nothing lies below the smallest value over a smaller norm
+    # Nothing lies below the smallest value over a smaller norm, whichever cluster that made the norm larger is left out.
+    assert np.isclose(smallest.influence, 1 / 128).sum() > 1
