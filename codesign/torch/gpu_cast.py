@@ -16,6 +16,7 @@ from isa_model.engines.launch import kernel, launch
 from isa_model.rounding import Rounding
 
 FORMATS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+"""Formats that torch and the chip cast to, with the same bits if rounding is to nearest even and numbers are in range."""
 SOURCES = {torch.bfloat16: "unsigned short", torch.float32: "float"}
 ADDED = {
     Rounding.UP: 0x7FFFFF,
@@ -34,6 +35,7 @@ def applies(cast: Cast, x: Tensor) -> bool:
     scale = cast.scale
     return (
         x.is_cuda
+        and x.device.index == torch.cuda.current_device()  # where launches go
         and x.dim() == 2
         and x.numel() > 0
         and x.dtype in SOURCES

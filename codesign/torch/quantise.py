@@ -18,8 +18,6 @@ from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.rounding import Rounding
 
-NATIVE = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
-"""Formats that torch itself casts to, with the same bits if rounding is to nearest even and numbers are in range."""
 LEAST_FLOOR = 1e-30
 """Smallest floor of a cast; below it, scales may be FP32 subnormals, on which GPUs and libraries differ."""
 
@@ -167,10 +165,9 @@ def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
         return round_to(fmt, x, rounding).float()
     bits = x.view(torch.int32)
     # All scales are normal (LEAST_FLOOR), so the exponent field gives the result; nearest means nearest in value.
-    add = {Rounding.UP: 0x7FFFFF, Rounding.NEAREST_EVEN: 0x400000, Rounding.NEAREST_AWAY: 0x400000}
-    if rounding not in (*add, Rounding.DOWN, Rounding.TOWARD_ZERO):
+    if rounding not in gpu_cast.ADDED:
         raise ValueError(f"power-of-two scales are not rounded {rounding} here")
-    power = ((bits + add.get(rounding, 0)) & 0x7F800000).view(torch.float32)
+    power = ((bits + gpu_cast.ADDED[rounding]) & 0x7F800000).view(torch.float32)
     return torch.where(x.isnan(), x, power)
 
 
@@ -180,7 +177,7 @@ def round_to(fmt: Format, x: Tensor, rounding: Rounding = Rounding.NEAREST_EVEN,
     `within` asserts that all are within its range. Raises ValueError for rounding other than to nearest even, towards zero,
     up and down.
     """
-    native = NATIVE.get(fmt.name)
+    native = gpu_cast.FORMATS.get(fmt.name)
     if rounding is Rounding.NEAREST_EVEN and native is not None:
         top = largest_finite(fmt)
         return (x if within else x.clamp(-top, top)).to(native)

@@ -119,8 +119,8 @@ def pack(spec: Instruction, codes: Any, is_a: bool) -> Any:
 
     Raises plan.Unsupported and NoGpu as `matmul` does.
     """
-    import_torch()
-    if spec.sparsity or fma.is_chain(spec):
+    here = import_torch().cuda.current_device()
+    if spec.sparsity or fma.is_chain(spec) or codes.device.index != here:
         return codes
     plan, way = _planned(spec)
     if way is None or way.cut != "half" or not _is_hopper():
