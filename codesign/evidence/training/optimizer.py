@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from codesign.proposal.recipe import Recipe
-from codesign.torch.quantise import NATIVE, QuantisedOperand, quantise, round_to
+from codesign.torch.gpu_cast import FORMATS as NATIVE
+from codesign.torch.quantise import QuantisedOperand, quantise, round_to
 from isa_model.cast import Cast
 from isa_model.formats import Format
 
