@@ -102,7 +102,7 @@ def _shipped() -> Iterator[Row]:
     """Yield every variant of the shipped proposals that change an instruction."""
     for name, path in names().items():
         proposal = load_proposal(path)
-        if proposal.path is None:
+        if proposal.is_trained:
             for (variant, at), recipe in numerics(proposal).items():
                 of = "" if variant == "proposal" else f", {variant}"
                 yield Row("proposals", f"{name}{of}{'' if at is None else f' at {at}'}", recipe, layers=at is None)
