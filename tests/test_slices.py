@@ -173,6 +173,29 @@ def test_what_is_left_out_of_integer_slices_is_the_last_product_and_half_a_unit(
     assert three < 2.0**-20
 
 
+def test_operands_of_which_one_has_scales_are_multiplied_in_the_same_order():
+    """Slices of E4M3 have scales, those of BF16 none; their products still meet, and give D within their own error."""
+    text = f"""
+proposal: it
+title: it
+source: it
+inputs: fp32
+base: {PROPOSAL.base}
+change: {{a: e4m3, b: bf16}}
+quantisation:
+  scales: row
+  powers_of_two: true
+  slices: {{products: [[1, 1], [1, 0], [0, 1], [0, 0]], promote_every: 32}}
+software: plain
+claims: [{{metric: numerics.total_error, at_most: 1}}]
+"""
+    made = variants(parse_proposal(parse_yaml(text, "p.yaml")))
+    own = next(c for c in made if c.variant == "proposal")
+    outcome = trial(512, seeds=8, lines=8).result(own)
+    assert estimates(errors_of(outcome))["numerics.total_error"].value < 0.01
+    assert np.abs(outcome.d - outcome.exact).max() < 1e-5 * np.abs(outcome.exact).max()
+
+
 def test_tensors_are_drawn_once_and_bf16_is_fp32_rounded():
     """A BF16 trial has the numbers of an FP32 trial, rounded; variants of one trial take the same numbers."""
     wide, narrow = trial(256), trial(256, inputs="bf16")

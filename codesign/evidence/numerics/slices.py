@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+Sliced = tuple[Slices, bool]
+"""Slices of a GEMM's operands, and whether those of either operand have scales."""
+
+
 def issued(instruction: Instruction, slices: Slices, scaled: bool) -> Instruction:
     """Return an instruction with its promotion around it, for operands that `in_slices` made.
 
@@ -37,10 +41,11 @@ def run_length(instruction: Instruction, slices: Slices, scaled: bool) -> int:
     return slices.promote_every if scaled and slices.promote_every else instruction.shape.k
 
 
-def in_slices(cast: Cast, slices: Slices, lines: Lines, width: int, run: int, side: int) -> Operand:
+def in_slices(cast: Cast, slices: Slices, scaled: bool, lines: Lines, width: int, run: int, side: int) -> Operand:
     """Return lines as operand `side` (0: A, 1: B) of the products of slices, which alternate every `run` elements of K.
 
-    `width` is K filled up to whole stretches. Counts of elements are those of whole elements, not of slices.
+    `scaled` is true if slices of either operand have scales; `width` is K filled up to whole stretches. Counts of elements are
+    those of whole elements, not of slices.
     """
     import numpy as np
 
@@ -57,7 +62,7 @@ def in_slices(cast: Cast, slices: Slices, lines: Lines, width: int, run: int, si
         return np.stack(runs, axis=3).reshape(*x.shape[:2], -1)
 
     scales = multipliers = None
-    if cast.scale is not None:
+    if scaled:
         multipliers = along_k([np.repeat(part.factor[..., None], width // run, axis=2) for part in made], 1)
         scales = encode_array(FP32, multipliers)
     return Operand(

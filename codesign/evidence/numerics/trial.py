@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from codesign.evidence.numerics.arrival import arrived
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
 from codesign.evidence.numerics.operands import Operand, Scaled, pruned, quantised
-from codesign.evidence.numerics.slices import in_slices, issued, run_length
+from codesign.evidence.numerics.slices import Sliced, in_slices, issued, run_length
 from codesign.proposal.flows import NOTHING, Flows, behind
-from codesign.proposal.quantisation import Quantisation, Slices, operand_cast
+from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
 from codesign.workloads.gemms import Gemm
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 Side = Literal["a", "b"]
-Key = tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None, tuple[Slices, int] | None]
+Key = tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None, tuple[Sliced, int] | None]
 """All that determines an operand: side, cast, scales, earlier steps, floor of the tensor's scale, padded K, sparsity, and
 slices with the elements of K after which the next product follows."""
 
@@ -267,7 +267,8 @@ class Trial:
             _, cast, scaled, steps, floor, width, sparsity, slices = key
             lines = self.a if which == "a" else self.b
             if slices:
-                made = in_slices(cast, slices[0], lines, width, slices[1], int(which == "b"))
+                sliced, run = slices
+                made = in_slices(cast, *sliced, lines, width, run, int(which == "b"))
             elif steps:
                 turned = self.gemm.tokens_along_k
                 made = arrived(steps, cast, scaled, lines, width, floor, turned)
@@ -295,21 +296,27 @@ class Trial:
         scaled = Scaled(side.format, side.group[1 - k_axis], side.group[k_axis]) if side else None
         sides = ((scale.a, 1), (scale.b, 0)) if scale else ()
         groups = [x.group[axis] for s, axis in sides if s for x in s.levels if x.group]
-        slices = self.quantisation.slices
-        run = run_length(instruction, slices, cast.scale is not None) if slices else None
-        every = (slices.promote_every if slices else None) or 1
+        sliced = self._sliced(instruction)
+        every = (sliced[0].promote_every if sliced else None) or 1
         whole = lcm(instruction.shape.k, every, *groups)
         sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
         width = -(-self.gemm.k // whole) * whole
-        return which, cast, scaled, steps, floor, width, sparsity, (slices, run) if slices and run else None
+        slices = (sliced, run_length(instruction, *sliced)) if sliced else None
+        return which, cast, scaled, steps, floor, width, sparsity, slices
+
+    def _sliced(self, instruction: Instruction) -> Sliced | None:
+        """Return how operands are in slices; None if they are whole."""
+        slices = self.quantisation.slices
+        if slices is None:
+            return None
+        sides: tuple[Side, Side] = ("a", "b")
+        casts = (operand_cast(self.quantisation, instruction, self.gemm, which)[0] for which in sides)
+        return slices, any(cast.scale is not None for cast in casts)
 
     def _issued(self, instruction: Instruction) -> Instruction:
         """Return an instruction as it multiplies the operands: with the promotion of products of slices around it."""
-        slices = self.quantisation.slices
-        if slices is None:
-            return instruction
-        cast, _ = operand_cast(self.quantisation, instruction, self.gemm, "a")
-        return issued(instruction, slices, cast.scale is not None)
+        sliced = self._sliced(instruction)
+        return issued(instruction, *sliced) if sliced else instruction
 
 
 def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | None:

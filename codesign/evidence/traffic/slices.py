@@ -19,6 +19,7 @@ def of_slices(proposal: Proposal) -> Evidence:
     old, new = own["software"], own["proposal"]
     assert old is not None
     assert new is not None
+    rate = "as many" if new == old else f"{new / old:.3g} times as many"
     table = Table(
         rows=("design",),
         headings=("operands",),
@@ -32,7 +33,7 @@ def of_slices(proposal: Proposal) -> Evidence:
         figures=figures,
         finding=(
             f"Instruction passes: {new:g} with the proposal and {old:g} with today's software. Tensor Cores take as long with "
-            f"both if the proposal's instruction multiplies {new / old:.3g} times as many elements of K per clock as today's.",
+            f"both if the proposal's instruction multiplies {rate} elements of K per clock as today's.",
         ),
         sections=(Section(title="Slices", tables=(table,)),),
         method=(
