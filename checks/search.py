@@ -105,11 +105,9 @@ class Search:
         with self.timed(name):
             try:
                 codes = compute()
-            except (Unsupported, cpu.NoCompiler):
-                self.left[name] += 1
-                return
             except Exception as error:
-                if str(error).startswith("the gpu engine cannot compute"):
+                refused = isinstance(error, Unsupported) or str(error).startswith("the gpu engine cannot compute")
+                if refused or (isinstance(error, cpu.NoCompiler) and not error.broken):
                     self.left[name] += 1
                     return
                 self.differences.append({**self.about, "engine": name, "error": f"{type(error).__name__}: {error}"})
