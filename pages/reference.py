@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bounds
 import language
+import readers
 import units
 from asks import asks_text
 from blamed import blamed_text
@@ -65,6 +66,7 @@ def _metrics() -> Iterator[str]:
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("language", "fields"): language.pages_text,
     ("language", "formats"): language.formats_table,
+    ("language", "readers"): readers.readers_text,
     ("proposals", "fields"): proposal_text,
     ("metrics", "metrics"): metrics_text,
     ("commands", "commands"): commands_text,
