@@ -18,7 +18,7 @@ import units
 from asks import asks_text
 from blamed import blamed_text
 from commands import commands_text
-from compared import architectures_text, compared_text
+from compared import architectures_text, compared_text, searched_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from probed import live_text, probed_text
@@ -72,6 +72,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("commands", "commands"): commands_text,
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
+    ("conformance", "searched"): searched_text,
     ("cost", "model"): units.model_text,
     ("cost", "units"): units.units_text,
     ("cost", "libraries"): units.libraries_text,
