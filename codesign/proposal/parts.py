@@ -343,7 +343,7 @@ class Sweep(Spec):
         for name in self.changes:
             if not str(name).strip() or "," in str(name) or not str(name).isprintable():
                 message = f"`{visible(str(name))}` cannot name a variant"
-                raise at("changes", name, message=message, hint="a name without commas, as plots and `at` show it")
+                raise at("changes", str(name), message=message, hint="a name without commas, as plots and `at` show it")
         if self.across and self.field is not None and self.field == self.across.field:
             message = f"`{self.field}` is swept twice, and the second value would replace the first"
             raise at("across", "field", message=message, hint="one sweep with all values, or another field")

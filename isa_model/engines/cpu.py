@@ -19,9 +19,10 @@ import numpy as np
 from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import FLAGS, load
 from isa_model.engines.c_library import NoCompiler as NoCompiler
-from isa_model.engines.emit import Emitter, left, mode, step
+from isa_model.engines.emit import Emitter, step
 from isa_model.engines.operands import NestedScales, joined, of_side
 from isa_model.engines.plan import Plan
+from isa_model.engines.register_text import left, mode
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
 from isa_model.formats import Format

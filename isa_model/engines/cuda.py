@@ -10,7 +10,8 @@ from math import frexp
 from pathlib import Path
 from typing import ClassVar
 
-from isa_model.engines.emit import left, step
+from isa_model.engines.emit import step
+from isa_model.engines.register_text import left
 from isa_model.engines.routes import is_short
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import LANE_BITS
