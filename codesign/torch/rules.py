@@ -38,8 +38,7 @@ def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) ->
         return found
     name = found.name if isinstance(found, Instruction) else found.proposal
     try:
-        is_spec = isinstance(found, Instruction)
-        recipe = load_recipe(RECIPE).on(found) if is_spec else found.training_recipe(variant, at)
+        recipe = found.training_recipe(variant, at) if isinstance(found, Proposal) else load_recipe(RECIPE).on(found)
     except ValidationError as error:
         fault = error.errors()[0]
         hint = fault.get("ctx", {}).get("hint", "")
