@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from isa_model.engines.emit import step
+from isa_model.engines.register_text import left
 from isa_model.engines.routes import is_short
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import LANE_BITS
@@ -105,6 +106,7 @@ class CudaCores(CudaTarget):
 
     def source(self) -> str:
         """Return the CUDA file in which `run` adds A B to C. Arrays are K first, with rows and columns in whole tiles."""
+        second = "  double second[W];\n  LANES second[j] = 0.0;" if self.plan.spec.remainder else ""
         return self.kernel(f"""
 #define TM {self.tile[0]}
 #define TN {self.tile[1]}
@@ -132,11 +134,12 @@ run(int lda, int ldb, int k_end, {self.seed}const lane *__restrict__ a, const un
   {self.state} state[W];
   c += (long)row * ldb + column; d += (long)row * ldb + column;
   LANES state[j] = c[AT(j)];
+{second}
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {self.plan.spec.shape.k}) {{
 {step(self)}
   }}
-  LANES d[AT(j)] = {code_of(self.plan.spec, "state[j]")};
+  LANES d[AT(j)] = {code_of(self.plan.spec, left(self.plan.spec, "state[j]"))};
 }}
 """)
 

@@ -199,7 +199,7 @@ class Plan:
         """
         stage = self.stages[index]
         several = index == 0 and self.fused_products and stage.terms > 1  # a part is the sum of many terms
-        if stage.aligned or parts != 2 or not stage.result or several:
+        if stage.aligned or parts != 2 or not stage.result or several or stage.remainder:
             return False
         fmt, terms = stage.result[0].format, self.addends[index]
         precision = fmt.mantissa_bits + 1

@@ -58,7 +58,7 @@ def route(plan: Plan) -> Route | None:
         return None
     if stage.interleave and (stage.interleave.to == "chains" or stage.interleave.hand):
         return None
-    if stage.offset or stage.opposing == "complement":
+    if stage.offset or stage.opposing == "complement" or spec.remainder:
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
         return None
