@@ -151,7 +151,15 @@ def test_a_kernel_keeps_two_registers(emulated, joins):
         assert np.array_equal(gpu.matmul(spec, a, b, c), wanted.view(np.uint32)), kind
 
 
-WIDE = {"name": "x", "exponent_bits": 8, "mantissa_bits": 4, "bias": 97, "infinity": True, "nan": "ieee", "overflow": "ieee"}
+WIDE = {
+    "name": "x",
+    "exponent_bits": 8,
+    "mantissa_bits": 4,
+    "bias": 97,
+    "infinity": True,
+    "nan": "ieee",
+    "overflow": "ieee",
+}
 
 
 @pytest.mark.parametrize("formats", [{"c": WIDE, "accumulator": "fp32"}, {"c": "bf16", "accumulator": WIDE}], ids="cd")

@@ -291,6 +291,7 @@ def test_int8_digits_lose_nothing():
 
 FP8, FP32 = {"a": "e4m3", "b": "e4m3"}, {"format": "fp32", "rounding": "up", "overflow": "infinity"}
 WHOLE = {"format": "int16", "rounding": "nearest-even", "overflow": "wrap"}
+E4M3 = {"exponent_bits": 4, "mantissa_bits": 3, "overflow": "saturate"}
 CUT_UP = {"terms": 2, "fraction_bits": 4, "rounding": "up"}
 FAR = {
     # A zero with exponent 100 makes a unit, 2**96, of the product 1.
@@ -325,14 +326,21 @@ FAR = {
         {"result": FP32},
         ([1, 0], [1, 1], 0),
     ),
+    # Their products, near 1, and the sum are FP32 numbers.
+    "operands beyond FP32": (
+        {"a": {"name": "x", "bias": -133, **E4M3}, "b": {"name": "y", "bias": 147, **E4M3}},
+        {"terms": 2, "fraction_bits": 13, "rounding": "toward-zero"},
+        {"result": FP32},
+        ([2.0**140, 2.0**141], [2.0**-140, 2.0**-142], 0.25),
+    ),
 }
 REFUSED = {"an exponent above those of doubles", "a unit above an integer register"}
 
 
 @pytest.mark.parametrize("engine", ["portable", "compiled"])
 @pytest.mark.parametrize("name", FAR)
-def test_bounds_hold_where_terms_are_aligned_far_above_themselves(name, engine, tmp_path, monkeypatch):
-    """Sums of terms that are rounded up to a unit of any size, and exponents of any size, are golden or refused."""
+def test_bounds_hold_far_from_the_size_of_products(name, engine, tmp_path, monkeypatch):
+    """Operands, exponents and units of any size give the golden model's code, or are refused."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fields, first, last, (a, b, c) = FAR[name]
     stages = {"p": first, "s": {"terms": 1, "accumulator": True, **last}}

@@ -52,7 +52,13 @@ def test_the_gpu_gets_positions_and_tables_as_matmul_takes_them(picked, k, monke
     right = search.matmul
     monkeypatch.setattr(search, "matmul", lambda *x, engine, **others: right(*x, engine="golden", **others))
     stage = {"terms": 4, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}
-    spec = {"a": "e4m3", "b": "e4m3", "accumulator": "fp32", "shape": {"m": 4, "n": 4, "k": k}, "stages": {"sum": stage}}
+    spec = {
+        "a": "e4m3",
+        "b": "e4m3",
+        "accumulator": "fp32",
+        "shape": {"m": 4, "n": 4, "k": k},
+        "stages": {"sum": stage},
+    }
     found = search.Search(search.Task(1, seed=0, count=1, every=1, gpu=True))
     found.example(1, search.Instruction.model_validate(spec | picked), "like", 5, 1)
     assert found.differences == []

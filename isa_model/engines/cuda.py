@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from isa_model.engines.emit import left, step
+from isa_model.engines.plan import FP32
 from isa_model.engines.routes import is_short
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import LANE_BITS
-from isa_model.formats import named
 from isa_model.rounding import Rounding
 
-FP32 = named("fp32")
 CUTS = {
     Rounding.TOWARD_ZERO: "cut_toward_zero",
     Rounding.NEAREST_EVEN: "cut_nearest",

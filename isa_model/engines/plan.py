@@ -12,11 +12,12 @@ from typing import Literal
 
 from isa_model.codec import largest_finite
 from isa_model.float64 import LANE_BITS
-from isa_model.formats import Format
+from isa_model.formats import Format, named
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
+FP32 = named("fp32")
 RANGE = 880
 """Largest magnitude of an exponent; within it, sums, products and reciprocals of units are normal float64 numbers."""
 ODD_BITS = LANE_BITS - 2
@@ -88,7 +89,8 @@ def significand_bits(fmt: Format) -> int:
 
 def _of_format(fmt: Format, widen: Format | None = None) -> Level:
     growth = fmt.mantissa_bits if fmt.kind == "integer" else 1
-    return Level(significand_bits(fmt), fmt.min_lsb_exponent, fmt.max_exponent + 1, growth, highest_exponent(fmt, widen))
+    top, highest = fmt.max_exponent + 1, highest_exponent(fmt, widen)
+    return Level(significand_bits(fmt), fmt.min_lsb_exponent, top, growth, highest)
 
 
 def lowest_exponent(fmt: Format, widen: Format | None) -> int:
@@ -221,6 +223,11 @@ class Plan:
         return self.stages[0]
 
     @property
+    def operands_fit_fp32(self) -> bool:
+        """True if FP32 holds every number of A and B; a product in its range says nothing of them."""
+        return all(fmt.kind == "integer" or FP32.holds(fmt) for fmt in (self.spec.a, self.spec.b))
+
+    @property
     def neutral(self) -> float:
         """Zero from which a sum of products starts: the negative one, unless no product is a negative zero."""
         return -0.0 if self.first.zero == "ieee" and not self.whole_products else 0.0
@@ -318,6 +325,7 @@ class Plan:
             and stage.fraction_bits is not None
             and self.spec.scaled_stage != -1
             and product.bits <= 24
+            and self.operands_fit_fp32
             and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
             and product.lsb > -60
             and product.top < 60
