@@ -134,8 +134,9 @@ class Search:
         dtype = code_dtype(spec.accumulator)
         with self.timed("golden"):
             reference = matmul(spec, a, b, c, engine="golden", **others).view(dtype)
-        given_ = a, b, c, others
-        tables = {name: others.pop(name) for name in ("tables_a", "tables_b") if name in others}
+        given = a, b, others  # as `matmul` takes them; engines take elements that are looked up, and lines of positions
+        tables = {name: x for name, x in others.items() if name in ("tables_a", "tables_b")}
+        others = {name: x for name, x in others.items() if name not in tables}
         a, b = factors(spec, a, b, **tables)
         dense = spec.dense if spec.codebook else spec
         if spec.sparsity:
@@ -153,8 +154,8 @@ class Search:
         with patch.object(cpu, "FLAGS", flags), patch.object(cpu, "MOST_LINES", MOST_LINES):
             self.compare(f"C, {flags[0]}", reference, lambda: cpu.prepared(dense, cpu.NARROW, 1)(a, b, c, **others))
         if self.task.gpu:
-            x, y, z, names = given_
-            self.compare("CUDA", reference, lambda: matmul(spec, x, y, z, engine="gpu", **names, **tables).view(dtype))
+            x, y, names = given
+            self.compare("CUDA", reference, lambda: matmul(spec, x, y, c, engine="gpu", **names).view(dtype))
 
     def models_in_c(self, specs: list[Instruction], kind: str, of_operands: int) -> None:
         """Compare one C model of several instructions, on two vectors each."""

@@ -39,3 +39,27 @@ def test_a_wrong_bit_of_an_engine_is_found(monkeypatch):
 def test_rounds_of_integers_and_of_sparse_instructions_take_their_turn(number):
     """Rounds draw each kind of instruction in turn."""
     assert list(found(number, 2)["examples"]) == [list(search.KINDS)[search.ORDER[number]]]
+
+
+@pytest.mark.parametrize("k", [8, 16])
+@pytest.mark.parametrize(
+    "picked",
+    [{"sparsity": {"operand": x, "kept": 2, "of": 4}} for x in "ab"] + [{"codebook": {"b": {"bits": 3}}}],
+    ids=["sparse a", "sparse b", "indices"],
+)
+def test_the_gpu_gets_positions_and_tables_as_matmul_takes_them(picked, k, monkeypatch):
+    """What engines get in a layout of their own, `matmul` with `engine="gpu"` gets in its layout; here, golden computes it."""
+    right = search.matmul
+    monkeypatch.setattr(search, "matmul", lambda *x, engine, **others: right(*x, engine="golden", **others))
+    stage = {"terms": 4, "accumulator": True, "result": {"format": "fp32", "rounding": "nearest-even"}}
+    spec = {
+        "a": "e4m3",
+        "b": "e4m3",
+        "accumulator": "fp32",
+        "shape": {"m": 4, "n": 4, "k": k},
+        "stages": {"sum": stage},
+    }
+    found = search.Search(search.Task(1, seed=0, count=1, every=1, gpu=True))
+    found.example(1, search.Instruction.model_validate(spec | picked), "like", 5, 1)
+    assert found.differences == []
+    assert found.compared["CUDA"] == 1

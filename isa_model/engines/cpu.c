@@ -54,7 +54,7 @@ FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bi
 /* Decode the code of an integer of `bits` bits. */
 FN double whole_number(uint64_t code, int bits, int is_signed) {
   const int64_t magnitude = code & ~0ull >> (64 - bits), sign = is_signed ? 1ll << (bits - 1) : 0;
-  return bits <= 32 ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
+  return bits < 32 + is_signed ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
 }
 
 FN double flushed(double x, double smallest, int keep_sign) {

@@ -62,6 +62,8 @@ def route(plan: Plan) -> Route | None:
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
         return None
+    if not plan.operands_fit_fp32:
+        return None
     if not plan.fused_products:  # sums wider than FP64
         wide = stage.fraction_bits is None and is_short(plan) and digit_count(spec.a) + digit_count(spec.b) <= 10
         return Route("digits", True, 0) if wide and pieces(plan) else None
