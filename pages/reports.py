@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from asks import asks
 
 import codesign.report
-from codesign.figures.escape import literal
+from codesign.figures.escape import Markdown, literal
 from codesign.figures.figure import Figure
+from codesign.figures.markdown import table
 from codesign.report.tables import number
 from codesign.report.write import environment
 from codesign.verdicts.evaluate import Result
@@ -148,10 +149,12 @@ def index(rows: Sequence[Asked]) -> str:
         "",
     ]
     lines += [f"- [{title}]({name}.html)" for name, title in compared_pages()]
-    lines += ["", "| asked for | shipped since | what our evidence says |", "|---|---|---|"]
+    made = []
     for row in rows:
         said = "<br>".join(f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
-        lines.append(f"| **{literal(row.ask)}**<br>{literal(row.source)} | {literal(row.shipped)} | {said} |")
+        ask = f"**{literal(row.ask)}**<br>{literal(row.source)}"
+        made.append((Markdown(ask), literal(row.shipped), Markdown(said)))
+    lines += ["", table("asked for | shipped since | what our evidence says", made)]
     return "\n".join(lines) + "\n"
 
 
