@@ -49,7 +49,7 @@ METRICS = (
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
         topic="bytes",
     ),
-    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes"),
+    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes", share=True),
     _metric(
         "energy.joules",
         "energy",
