@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import FileSystemLoader
@@ -45,6 +45,10 @@ COMPARED = {
         "fused-tma-cast near-memory-cast warp-level-cast transposed-read-requantised",
     ),
 }
+
+
+LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
+"""Links of asks.yaml, which are relative to docs/."""
 
 
 def run(*arguments: str) -> None:
@@ -116,6 +120,8 @@ class Asked:
     ask: str
     source: str
     shipped: str
+    says: str
+    """Conclusion from the evidence, in Markdown."""
     found: tuple[Found, ...]
 
 
@@ -123,9 +129,14 @@ def asked(folder: Path = MADE, page: Path = REPORTS / "README.md") -> list[Asked
     """Return the rows of the index: findings from the results in `folder`; of one that is not there, its finding of before."""
     before = page.read_text(encoding="utf-8") if page.exists() else ""
     return [
-        Asked(row.ask, row.source, row.shipped, tuple(_found(row.proposals, folder, before)))
+        Asked(
+            row.ask,
+            row.source,
+            row.shipped,
+            LINK.sub(r"[\1](../docs/\2)", row.says),
+            tuple(_found(row.proposals, folder, before)),
+        )
         for row in asks()
-        if row.proposals
     ]
 
 
@@ -151,7 +162,8 @@ def index(rows: Sequence[Asked]) -> str:
     lines += [f"- [{title}]({name}.html)" for name, title in compared_pages()]
     made = []
     for row in rows:
-        said = "<br>".join(f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
+        reports = (f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
+        said = "<br>".join([row.says, *reports])
         ask = f"**{literal(row.ask)}**<br>{literal(row.source)}"
         made.append((Markdown(ask), literal(row.shipped), Markdown(said)))
     lines += ["", table("asked for | shipped since | what our evidence says", made)]
@@ -162,7 +174,8 @@ def index_page(rows: Sequence[Asked]) -> str:
     """Return the same index as a page."""
     made = environment(html=True)
     made.loader = FileSystemLoader([HERE, Path(codesign.report.__file__).parent])
-    return str(made.get_template("index.html.j2").render(rows=rows, compared=list(compared_pages())))
+    shown = [replace(row, says=LINK.sub(r"\1", row.says)) for row in rows]
+    return str(made.get_template("index.html.j2").render(rows=shown, compared=list(compared_pages())))
 
 
 def compared_pages() -> Iterator[tuple[str, str]]:
