@@ -16,6 +16,11 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
+def percent(share: float) -> str:
+    """Return a share in whole percent."""
+    return f"{100 * share:.0f} %"
+
+
 def worst(figures: Iterable[Figure]) -> Figure | None:
     """Return the worst figure of a metric; None if there is none."""
     return max(figures, key=lambda f: metric_named(f.metric).badness(f.value), default=None)
