@@ -123,17 +123,25 @@ def matmul(
     """
     from codesign.proposal.proposal import Proposal
     from codesign.proposal.target import instruction_of
+    from isa_model.instruction import Instruction
     from isa_model.matmul import matmul as multiply
 
     if isinstance(instruction, str | PathLike):
         instruction = instruction_of(fspath(instruction))
     elif isinstance(instruction, Proposal):
         instruction = instruction.proposed()
+    elif not isinstance(instruction, Instruction):
+        found = type(instruction).__name__
+        raise ValueError(f"the instruction comes first: expected its name, a Proposal or an Instruction, got {found}")
     given = next((x for x in (a, b, c) if _is_tensor(x)), a)
     return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine))
 
 
 def _format(fmt: str | Format) -> Format:
+    if not isinstance(fmt, str | Format):
+        raise ValueError(
+            f"the format comes first: expected its name, such as 'e4m3', or a Format, got {type(fmt).__name__}"
+        )
     return fmt if isinstance(fmt, Format) else named(fmt)
 
 
