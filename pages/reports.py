@@ -23,8 +23,9 @@ from asks import asks
 
 import codesign.report
 from codesign.figures.escape import Markdown, literal
-from codesign.figures.figure import Figure
 from codesign.figures.markdown import table
+from codesign.figures.words import figures_of
+from codesign.report.rules import worst_of
 from codesign.report.tables import number
 from codesign.report.write import environment
 from codesign.verdicts.evaluate import Result
@@ -69,7 +70,7 @@ def finding(result: Result) -> str:
 
 def _clauses(result: Result) -> Iterator[str]:
     total, sums = (
-        {v: _worst(result, f"numerics.{metric}", v) for v in ("software", "proposal")}
+        {v: worst_of(result, f"numerics.{metric}", v) for v in ("software", "proposal")}
         for metric in ("total_error", "relative_frobenius")
     )
     if all(total.values()):
@@ -86,7 +87,7 @@ def _clauses(result: Result) -> Iterator[str]:
         ("cost.area_ratio", "area of a dot-product unit x{}"),
         ("timing.step_speedup", "Linears of a layer's step x{} as fast"),
     ):
-        own = [f for f in result.figures if (f.metric, f.variant, f.at) == (metric, "proposal", None)]
+        own = figures_of(result.figures, metric)
         if own:
             ends = sorted(number(f.value) for f in own)
             yield text.format(ends[0] if ends[0] == ends[-1] else f"{ends[0]} to {ends[-1]}")
@@ -97,11 +98,6 @@ def _clauses(result: Result) -> Iterator[str]:
         )
         if old and new and abs(new / old - 1) >= 0.005:
             yield f"{abs(new / old - 1):.0%} {'more' if new > old else 'fewer'} {text} in a layer's step"
-
-
-def _worst(result: Result, metric: str, variant: str) -> Figure | None:
-    own = [f for f in result.figures if (f.metric, f.variant, f.at) == (metric, variant, None)]
-    return max(own, key=lambda f: float("inf") if f.value is None else f.value, default=None)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from statistics import median
 
 from codesign.figures.figure import Figure, Plot
 from codesign.figures.metric import metric_named
-from codesign.figures.words import listed, percent, worst
+from codesign.figures.words import figures_of, listed, percent, worst
 from codesign.report.summary import by_parameter, conditions, needed, reach
 from codesign.report.tables import interval, number
 from codesign.verdicts.evaluate import Result
@@ -161,8 +161,8 @@ def assumed(result: Result) -> Iterator[Advice]:
 
 def quantisation_dominates(result: Result) -> Iterator[Advice]:
     """Say that quantisation hides better sums."""
-    total, quantised = (_worst(result, f"numerics.{name}") for name in ("total_error", "quantisation_error"))
-    before, sums = (_worst(result, "numerics.relative_frobenius", v) for v in ("software", "proposal"))
+    total, quantised = (worst_of(result, f"numerics.{name}") for name in ("total_error", "quantisation_error"))
+    before, sums = (worst_of(result, "numerics.relative_frobenius", v) for v in ("software", "proposal"))
     if not (total and quantised and before and sums and total.value and quantised.value and before.value):
         return
     share = quantised.value / total.value
@@ -177,7 +177,7 @@ def quantisation_dominates(result: Result) -> Iterator[Advice]:
 
 def worst_place(result: Result) -> Iterator[Advice]:
     """Name a GEMM whose total error is far above the others'."""
-    own = [f for f in result.figures if (f.metric, f.variant, f.at) == ("numerics.total_error", "proposal", None)]
+    own = figures_of(result.figures, "numerics.total_error")
     values = [f.value for f in own if f.value is not None]
     found = worst(own)
     if len(values) < FEWEST_PLACES or found is None or found.value is None:
@@ -193,7 +193,7 @@ def worst_place(result: Result) -> Iterator[Advice]:
 
 def underflow(result: Result) -> Iterator[Advice]:
     """Say that the proposal's scales lose more small elements than today's."""
-    own, before = (_worst(result, "numerics.underflow_share", v) for v in ("proposal", "software"))
+    own, before = (worst_of(result, "numerics.underflow_share", v) for v in ("proposal", "software"))
     if own and before and own.value and before.value is not None and own.value >= max(1.5 * before.value, 0.01):
         yield Advice(
             "Small elements are lost",
@@ -291,8 +291,9 @@ def see(result: Result, name: str) -> str:
     return "" if result.proposal.proposal == name else f": see `{name}`"
 
 
-def _worst(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
-    return worst(f for f in result.figures if (f.metric, f.variant, f.at) == (metric, variant, None))
+def worst_of(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
+    """Return the worst figure of a metric and a variant; None if there is none."""
+    return worst(figures_of(result.figures, metric, variant))
 
 
 def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: str, name: str) -> Iterator[Advice]:

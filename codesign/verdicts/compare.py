@@ -18,7 +18,7 @@ from codesign.figures.metric import Axis, metric_named, metrics
 from codesign.figures.words import listed, worst
 from codesign.proposal.proposal import Variant
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.readings import Reading, decided, read, read_case, relative
+from codesign.verdicts.readings import Reading, counterpart, decided, read, read_case, relative
 from isa_model.diagnostics import InputError, suggest
 from isa_model.stage import Spec
 
@@ -278,8 +278,8 @@ def against_software(figure: Figure, figures: Sequence[Figure]) -> Reading | Non
     found = relative("software", figure, figures)
     if found is None:
         return None
-    at = (figure.metric, figure.workload, figure.tensors, "software", None, figure.value, figure.low, figure.high)
-    same = any((f.metric, f.workload, f.tensors, f.variant, f.at, f.value, f.low, f.high) == at for f in figures)
+    base = counterpart("software", figure, figures)
+    same = base and (base.value, base.low, base.high) == (figure.value, figure.low, figure.high)
     return Reading.point(1.0) if same and figure.value is not None else found[1]
 
 
@@ -311,8 +311,7 @@ def _better_paired(one: ComparisonRow, other: ComparisonRow, axis: str) -> bool:
     bases, ratios = [], []
     for row in (one, other):
         f = row.figures[axis]
-        wanted = (axis, f.workload, f.tensors, "software", None)
-        base = next((s for s in row.all if (s.metric, s.workload, s.tensors, s.variant, s.at) == wanted), None)
+        base = counterpart("software", f, row.all)
         found = against_software(f, row.all) if base and metric_named(axis).sampled else None
         if base is None or found is None or found.ends is None:
             return False
