@@ -105,6 +105,9 @@ def test_an_open_claim_is_told_how_many_more_seeds_would_decide_it():
     captured = verdict("undetermined", figure(SUMS, 0.75, half=0.5, tensors="captured"))
     (text,) = said(rules.more_samples, result(verdicts=(captured,)))
     assert "Seeds do not change a captured tensor" in text
+    broken = verdict("undetermined", figure("numerics.bias", -2.0, half=0.5), metric="numerics.bias", covered=9)
+    (text,) = said(rules.more_samples, result(verdicts=(broken,)))
+    assert "lies on one side of the bound 1, but so may one of 9 figures by chance" in text
     bare = figure(SUMS, 0.9).model_copy(update={"low": None, "high": None})
     (text,) = said(rules.more_samples, result(verdicts=(verdict("undetermined", bare), verdict("undetermined", bare))))
     assert text.startswith("No interval decides claims 1 and 2")

@@ -17,6 +17,7 @@ from codesign.figures.words import figures_of, listed, percent, worst
 from codesign.report.summary import by_parameter, conditions, needed, reach
 from codesign.report.tables import interval, number
 from codesign.verdicts.evaluate import Result
+from codesign.verdicts.readings import read
 from codesign.verdicts.verdict import BreakEven
 from codesign.workloads.tensors import CAPTURED
 
@@ -104,13 +105,21 @@ def more_samples(result: Result) -> Iterator[Advice]:
         sampled = metric_named(claim.metric).sampled
         if verdict.judgement != "undetermined" or figure is None or value is None or not sampled:
             continue
-        if figure.low is None or figure.high is None:
+        found = read(figure)
+        if found.ends is None:
             bare.append(str(i))
             continue
-        distance, bound = min((abs(b - value), b) for b in bounds)
-        width = figure.high - value if bound > value else value - figure.low
+        distance, bound = min((abs(b - found.value), b) for b in bounds)
+        low, high = found.ends
+        width = high - found.value if bound > found.value else found.value - low
         times = ceil((width / distance) ** 2) if distance else 0
-        if figure.tensors == CAPTURED:
+        if not low <= bound <= high:
+            yield Advice(
+                "Too many figures for these samples",
+                f"Claim {i} is undetermined: {interval(figure)} lies on one side of the bound {bound:g}, but so may one of "
+                f"{verdict.covered} figures by chance. More samples, or a claim on fewer GEMMs, would decide it.",
+            )
+        elif figure.tensors == CAPTURED:
             yield Advice(
                 "A captured tensor decides",
                 f"Claim {i} is undetermined: {interval(figure)} on {figure.workload} contains the bound {bound:g}. Seeds "
