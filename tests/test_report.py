@@ -72,7 +72,7 @@ def test_the_first_screen_says_what_is_bought_and_what_it_costs():
     said = {line.question: line for line in summary.lines(made)}
     assert list(said) == ["Error of D", "Bytes", "Area", "Latency", "No figure", "How sure"]
     assert said["Error of D"].answers == (
-        "unchanged: total error 0.05 [0.04, 0.06]",
+        "unchanged: total error 0.05",
         "accumulation error 1.00e-06 instead of 0.001: 1,000 times smaller",
     )
     assert said["Bytes"].answers == ("HBM bytes 9 GB instead of 10 GB: 10 % less",)

@@ -118,14 +118,14 @@ def _summed(metric: Metric, figures: Sequence[Figure]) -> Iterator[Figure]:
 
 
 def _answers(found: Sequence[Compared]) -> Iterator[str]:
-    """Yield each figure beside today's in words; those that are as today come together, first if the first is one of them."""
+    """Yield each figure beside today's in words; unchanged ones come together, first if the first is one of them."""
     same, others = [], []
     for each in found:
-        text = f"{each.metric.short} {_amount(each.own)}"
+        short = each.metric.short
         if each.metric.comparison != "none" and each.software and _as_today(each):
-            same.append(text)
+            same.append(f"{short} {number(each.own.value, each.metric.unit)}")
         else:
-            others.append(text + _change(each))
+            others.append(f"{short} {_amount(each.own)}{_change(each)}")
     together = [f"unchanged: {listed(same)}"] if same else []
     first = found[0]
     yield from (*together, *others) if same and same[0].startswith(first.metric.short) else (*others, *together)
