@@ -11,6 +11,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from isa_model.arguments import require
 from isa_model.cast import Cast, Quantised
 from isa_model.formats import Format, Overflow, named
 from isa_model.rounding import Rounding
@@ -130,19 +131,16 @@ def matmul(
         instruction = instruction_of(fspath(instruction))
     elif isinstance(instruction, Proposal):
         instruction = instruction.proposed()
-    elif not isinstance(instruction, Instruction):
-        found = type(instruction).__name__
-        raise ValueError(f"the instruction comes first: expected its name, a Proposal or an Instruction, got {found}")
+    require("the instruction", instruction, Instruction, "it comes first, as a name, a Proposal or an Instruction")
     given = next((x for x in (a, b, c) if _is_tensor(x)), a)
     return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine))
 
 
 def _format(fmt: str | Format) -> Format:
-    if not isinstance(fmt, str | Format):
-        raise ValueError(
-            f"the format comes first: expected its name, such as 'e4m3', or a Format, got {type(fmt).__name__}"
-        )
-    return fmt if isinstance(fmt, Format) else named(fmt)
+    if isinstance(fmt, Format):
+        return fmt
+    require("the format", fmt, str, "it comes first, as a name such as 'e4m3' or a Format")
+    return named(fmt)
 
 
 def _cast(cast: str | Format | Cast, fields: dict[str, Any]) -> Cast:

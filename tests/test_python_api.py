@@ -377,7 +377,7 @@ X = np.ones((2, 128), np.float32)
     ("call", "said"),
     [
         (lambda: codesign.encode("e4m3x", X), "unknown number format"),
-        (lambda: codesign.encode(3, X), "the format comes first: expected its name"),
+        (lambda: codesign.encode(3, X), "the format is of type int; it comes first"),
         (lambda: codesign.encode("e4m3", X, "upwards"), "rounding is 'upwards'; one of: nearest-even"),
         (lambda: codesign.encode("e4m3", X, overflow="explode"), "overflow is 'explode'"),
         (lambda: codesign.encode("e4m3", ["a"]), "expected real numbers"),
@@ -396,7 +396,7 @@ X = np.ones((2, 128), np.float32)
         (lambda: codesign.dequantise(codesign.quantise("e4m3", X), scale=None), "has its codes, scales and cast"),
         (lambda: codesign.matmul("hopper.wgma", X, X), "no instruction"),
         (lambda: codesign.matmul("group-scaled-mm", X, X), "did you mean `group-scaled-mma`"),
-        (lambda: codesign.matmul(X, X, WGMMA), "the instruction comes first: expected its name"),
+        (lambda: codesign.matmul(X, X, WGMMA), "the instruction is of type ndarray; it comes first"),
         (lambda: codesign.matmul(WGMMA, X, X.T), "got float32 (2, 128); encode it first"),
     ],
 )
