@@ -213,6 +213,9 @@ class Claim(Spec):
                         f"at_most: {abs(bound):g} bounds it on both sides",
                     )
                 raise at(name, message=f"`{self.metric}` {what}", hint=hint)
+            if metric.share and bound is not None and bound > 1 and self.relative_to is None:
+                percent = f"{name}: {bound / 100:g} is {bound:g} %" if bound <= 100 else "a bound from 0 to 1"
+                raise at(name, message=f"`{self.metric}` is a share, which is never above 1", hint=percent)
         return self
 
     def _has_bound(self) -> None:

@@ -97,7 +97,7 @@ def _finding(proposal: Proposal, kin: tuple[str, ...]) -> tuple[str, ...]:
     """Return a sentence on what each idea of the proposal costs, and the last of those on its family."""
     parts = parts_of(proposal.today, proposal.proposed(), "neutral")
     split = ", ".join(f"{IDEAS[idea]} {part:+.2f}" for idea, part in parts.items())
-    words = (f"Area over that of today's unit, by idea: 1 {split}.",) if len(parts) > 1 else ()
+    words = (f"What each idea adds to the area of the unit, today's being 1: {split}.",) if len(parts) > 1 else ()
     return (*words, *kin[-1:])
 
 
@@ -106,7 +106,7 @@ def _section(proposal: Proposal, kin: tuple[str, ...]) -> Section:
     proved = (sentence(proposal.proposed(), new.equivalence.vectors),) if new else ()
     return Section(
         title="Hardware cost",
-        sentences=(*filter(None, (_moved(proposal),)), *kin, *proved),
+        sentences=(*filter(None, (_moved(proposal),)), *kin[:-1], *proved),
         plots=(*waterfall(proposal), *plots(proposal)),
         tables=(
             Table(

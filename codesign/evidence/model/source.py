@@ -106,6 +106,8 @@ def _sentences(records: list[tuple[str, ModelRecord]], found: Numerics) -> Itera
     recipe = found.get(("proposal", None))
     for _, record in records:
         own = run_of(record, found, "proposal")
+        if own is None:
+            yield f"{record.model}: no run of the proposal; shown are the numerics that it is compared with."
         parts = {p: record.find(numerics_of(without(recipe, p))) for p in LEFT_OUT} if recipe else {}
         if own is None or not all(parts.values()):
             continue

@@ -68,7 +68,7 @@ METRICS = (
         "bytes of all slices of an element, mean of A and B; scales of rows and columns left out",
         unit="B",
     ),
-    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes"),
+    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes", share=True),
     _metric(
         "energy.joules",
         "energy",

@@ -194,7 +194,7 @@ def _plot(model: str, moved: dict[str, tuple[Move, ...]]) -> Plot:
 
     def share(level: Level, variant: str, what: str) -> float:
         size = fsum(getattr(m, level) for m in moved[variant] if m.what == what)
-        return float(f"{100 * size / sums[level, 'software']:.4g}") if sums[level, "software"] else 0.0
+        return float(f"{100 * size / sums[level, 'software']:.6g}") if sums[level, "software"] else 0.0
 
     parts = {what: tuple(share(*bar, what) for bar in bars) for what in MOVES}
     return Plot(
