@@ -77,9 +77,20 @@ def extra_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
     """Return the bits of scales over the bits of operands as stored, where a block of rows or columns has one scale."""
-    bits = sum(side.format.bits / (side.group[0] * side.group[1]) for _, side, _ in _sides(spec, 0, 0))
-    share = bits / (spec.a.bits + spec.b.bits)
+    share = _scale_bits(spec) / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
+
+
+def operand_bits(spec: Instruction) -> ChipFigure:
+    """Return the bits of an element with its share of scales of all levels, the mean of A and B."""
+    bits = (spec.a.bits + spec.b.bits + _scale_bits(spec)) / 2
+    return ChipFigure("cost.operand_bits", bits, bits, bits, "modelled", "the spec's formats and groups")
+
+
+def _scale_bits(spec: Instruction) -> float:
+    """Return the bits of scales for an element of A and one of B."""
+    levels = [(level.format.bits, level.group) for _, side, _ in _sides(spec, 0, 0) for level in side.levels]
+    return fsum(bits / (group[0] * group[1]) for bits, group in levels if group)
 
 
 def cycle_ratio(new: CostRecord, old: CostRecord) -> ChipFigure:
