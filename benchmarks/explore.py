@@ -5,6 +5,7 @@
 
 Each part replaces its rows of benchmarks/records/explore.json; the table goes into docs/explore.md. `--guided` takes the
 results of `codesign explore studies/accumulator.yaml` in the folder `--results`, and computes what is missing there.
+Its other space, bounded_sums.yaml, takes no samples.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from isa_model.output_files import json_lines, of_command, put, write_file
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "explore.json"
 STUDY = ROOT / "studies" / "accumulator.yaml"
+SPACES = (ROOT / "benchmarks" / "bounded_sums.yaml", STUDY)
 TOY = ROOT / "tests" / "toy_space.py"
 COMMAND = "python benchmarks/explore.py"
 Row = dict[str, Any]
@@ -65,46 +67,40 @@ def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> 
 
 
 def guided(results: Path) -> list[Row]:
-    """The whole study with all seeds; with screening; and TPE with a tenth of the points, for several seeds."""
-    space, base = load_space(STUDY)
-    tenth = space.size // 10
-    store = Store(results)
+    """A whole space, screened if it has seeds; then TPE, and points at random, with a tenth of its points, for several seeds."""
+    return [row for path in SPACES for row in guided_on(path, Store(results))]
+
+
+def guided_on(path: Path, store: Store) -> list[Row]:
+    """Rows of one space."""
+    space, base = load_space(path)
 
     def explored(which: Space) -> list[Point]:
         return Search(which, base, Runner(store, lambda: nullcontext((SerialExecutor(), 1)))).run()
 
-    screened = explored(space)
-    full = sum(p.seeds == space.seeds for p in screened)
-    rows: list[Row] = []
-    kept = [p for p in screened if p.status in ("front", "dominated", "screened out")]
+    every = explored(space)
+    kept = [p for p in every if p.status in ("front", "dominated", "screened out")]
     logs = np.log(badness(space, kept)[1])
     scale = logs.min(axis=0), logs.max(axis=0) - logs.min(axis=0)
-    best, own = volume_of(space, screened, scale), {p.name for p in screened if p.status == "front"}
-    rows.append(
-        {
+    best, own = volume_of(space, every, scale), {p.name for p in every if p.status == "front"}
+
+    def row(search: str, points: Sequence[Point]) -> Row:
+        return {
             "part": "guided",
-            "search": f"all points, screened with {space.screen} of {space.seeds} seeds",
-            "points": len(screened),
-            "in_full": full,
-            "front": len(own),
-            "hypervolume": 1.0,
+            "space": space.space,
+            "search": search,
+            "points": len(points),
+            "in_full": sum(p.seeds == space.seeds for p in points),
+            "front": f"{len(own & {p.name for p in points if p.status == 'front'})} of {len(own)}",
+            "hypervolume": round(volume_of(space, points, scale) / best, 5),
         }
-    )
+
+    tenth = space.size // 10
+    rows = [row(f"all points, screened with {space.screen} of {space.seeds} seeds" if space.screen else "all points", every)]
     for seed in range(5):
         budget = space.budget.model_copy(update={"points": tenth, "seed": seed})
-        few = explored(space.model_copy(update={"budget": budget}))
-        found = {p.name for p in few if p.status == "front"}
-        rows.append(
-            {
-                "part": "guided",
-                "search": f"TPE, seed {seed}",
-                "points": len(few),
-                "in_full": sum(p.seeds == space.seeds for p in few),
-                "front": len(found & own),
-                "hypervolume": round(volume_of(space, few, scale) / best, 5),
-            }
-        )
-    return rows
+        rows.append(row(f"TPE, seed {seed}", explored(space.model_copy(update={"budget": budget}))))
+    return [*rows, *(row(f"at random, seed {seed}", random.Random(seed).sample(every, tenth)) for seed in range(5))]
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
