@@ -159,6 +159,8 @@ class Space(Spec):
     """One line on the question that the space answers."""
     source: str = ""
     """Author of the question, with the document and section."""
+    findings: tuple[str, ...] = Field(default=(), max_length=3)
+    """What the space has shown, in up to three sentences, which its page begins with."""
     base: str
     """Proposal that the points change: the name of a shipped one, or a file beside the space file."""
     change: dict[str, Any] = Field(default_factory=dict)
