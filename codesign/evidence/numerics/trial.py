@@ -310,7 +310,9 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
         if any(isinstance(x.scales, tuple) for x in (a, b)):  # several levels of scales are those of one product
             spec, c = instruction.per_line(), np.zeros((rows, columns), code_dtype(instruction.c_format))
             scales = ((_of_seed(a.scales, i), _of_seed(b.scales, i, turned=True)) for i in range(seeds))
-            codes = np.stack([portable.matmul(spec, x, y.T, c, *s) for x, y, s in zip(a.codes, b.codes, scales, strict=True)])
+            codes = np.stack(
+                [portable.matmul(spec, x, y.T, c, *s) for x, y, s in zip(a.codes, b.codes, scales, strict=True)]
+            )
         else:
             scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
             codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
