@@ -68,7 +68,7 @@ def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> 
 
 
 def guided(results: Path) -> list[Row]:
-    """A whole space, screened if it has seeds; then TPE, and points at random, with a tenth of its points, for several seeds."""
+    """Whole spaces; then TPE, and points at random, with a tenth of the points, for several seeds."""
     return [row for path in SPACES for row in guided_on(path, Store(results))]
 
 
@@ -233,7 +233,7 @@ TOGETHER: dict[str, dict[str, list[str]]] = {
 
 
 def killed(_: Path, moments: int = 15) -> list[Row]:
-    """Explorations of a toy in each way, of whose processes one is killed (SIGKILL) at each random moment, then started again."""
+    """Explorations of a toy in each way, of whose processes one is killed (SIGKILL) at each random moment and started again."""
     return [_killed(name, roles, moments) for name, roles in TOGETHER.items()]
 
 

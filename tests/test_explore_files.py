@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,7 +136,7 @@ def test_plain_workers_compute_what_a_driver_asks_for(tmp_path, undisturbed):
 
     def worker():
         while not over.is_set():
-            done.append(work(Store(tmp_path), 0.2, by=toy, size=16))
+            done.append(work(Store(tmp_path, keys_only=True), 0.2, by=toy, size=16))
 
     thread = threading.Thread(target=worker)
     thread.start()
@@ -197,7 +197,7 @@ def test_a_lost_scheduler_is_looked_for_again(tmp_path, monkeypatch):
             made = super().submit(function, *args, **options)
             if len(tries) == 1:
                 made = Future()
-                made.cancel()
+                made.set_exception(CancelledError())
             return made
 
         def get_executor(self, **options):

@@ -109,7 +109,7 @@ if __name__ == "__main__":  # toy_space.py FOLDER [pool|asks|works|tcp://...]
     ways = {"alone": alone, "pool": lambda: cores(2), "asks": None}
     print("started", flush=True)
     if way == "works":
-        work(Store(Path(folder)), idle=3600, by=by, size=2)
+        work(Store(Path(folder), keys_only=True), idle=3600, by=by, size=2)
     else:
         made = explored(folder, by=by, size=2, start=ways[way] if way in ways else lambda: dask(way, 2))
         print(json.dumps(made), flush=True)
