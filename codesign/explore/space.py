@@ -325,12 +325,12 @@ def _own_problems(document: Document, space: Space, base: Base) -> Iterator[Prob
             hint = "the instruction's own are in `change`: `change: {change: {...}}`"
             yield document.problem(("change", field), f"a proposal has no field `{field}`", hint)
         for p in error.problems:
-            if p.path[:1] in (("workloads",), ("tensors",)):
+            if p.path[:1] and p.path[0] in PROSE and ("change", p.path[0]) in document.keys:
+                yield document.problem(("change", *p.path), p.message, p.hint)
+            elif p.path[:1] in (("workloads",), ("tensors",)):
                 own = [(key,) for key in ("workloads", "tensors") if (key,) in document.keys]
                 place = p.path if p.path[:1] in own else (own or [("base",)])[0]
                 yield document.problem(place, p.message, p.hint)
-            elif p.path[:1] and p.path[0] in PROSE and ("change", p.path[0]) in document.keys:
-                yield document.problem(("change", *p.path), p.message, p.hint)
     for name, objective in space.objectives.items():
         try:
             select(objective.workload) if objective.workload else None
