@@ -91,5 +91,12 @@ METRICS = (
         "shared memory of an SM that holds the scales of the tiles in flight",
         unit="B",
     ),
+    _metric(
+        "cost.operand_bits",
+        "bits of an operand's element",
+        "bits of an element of A or B as stored, with its share of the scales of all levels, the mean of both operands",
+        unit="bit",
+        topic="bytes",
+    ),
     _metric("cost.scale_traffic", "scales read over operands read", "bits of scales read over bits of operands read"),
 )

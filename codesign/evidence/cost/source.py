@@ -16,6 +16,7 @@ from codesign.evidence.cost.chip import (
     extra_cycles,
     extra_loop_cycles,
     extra_register_bits,
+    operand_bits,
     scale_bandwidth,
     scale_storage,
     scale_traffic,
@@ -135,7 +136,7 @@ def _figures(
     found = list(_of_records(both, fold, proposal, spec) if both else _of_model(proposal.today, spec))
     if found:
         found.append(accumulator_traffic(proposal.today, spec))
-        found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
+        found += [operand_bits(spec), scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     for f in found:
         numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
         about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}

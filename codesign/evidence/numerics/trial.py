@@ -323,15 +323,24 @@ def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | Non
     """Return D of all seeds by the portable engine; None if it does not take the instruction or would need much memory."""
     import numpy as np
 
+    from isa_model.engines import portable
     from isa_model.engines.batch import batch
     from isa_model.engines.plan import Unsupported
 
-    outputs = a.codes.shape[0] * a.codes.shape[1] * b.codes.shape[1]
-    if outputs > MOST_TOGETHER or any(isinstance(x.scales, tuple) for x in (a, b)):
+    seeds, rows, columns = len(a.codes), a.codes.shape[1], b.codes.shape[1]
+    if seeds * rows * columns > MOST_TOGETHER or instruction.is_stochastic or instruction.sparsity:
         return None
-    scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
+    codes: Any
     try:
-        codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
+        if any(isinstance(x.scales, tuple) for x in (a, b)):  # several levels of scales are those of one product
+            spec, c = instruction.per_line(), np.zeros((rows, columns), code_dtype(instruction.c_format))
+            scales = ((_of_seed(a.scales, i), _of_seed(b.scales, i, turned=True)) for i in range(seeds))
+            codes = np.stack(
+                [portable.matmul(spec, x, y.T, c, *s) for x, y, s in zip(a.codes, b.codes, scales, strict=True)]
+            )
+        else:
+            scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
+            codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
     except Unsupported:
         return None
     return np.asarray(decode_array(instruction.accumulator, codes))
