@@ -162,7 +162,7 @@ def test_operands_in_slices_are_told_to_have_more_of_them():
     )
     found.proposal.in_slices, found.proposal.inputs = True, "fp32"
     (text,) = said(rules.quantisation_dominates, found)
-    assert text.endswith("do not show in D; more slices or products of them do.")
+    assert text.endswith("does not show in D; more slices or products of them would.")
     (text,) = said(rules.worst_place, found)
     assert text.endswith("give it more slices, or keep it in FP32.")
 
