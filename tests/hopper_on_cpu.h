@@ -28,6 +28,8 @@ inline int min(int a, int b) { return a < b ? a : b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __int2float_rn(int x) { return x; }
+inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
 
 // A tensor map as the emulator reads it (gemm_on_cpu.py writes it).
 struct alignas(64) TensorMap {
@@ -90,9 +92,10 @@ void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait_all_but(int left);
 template <int LEFT> void wgmma_wait() { wgmma_wait_all_but(LEFT); }
-void multiply(float *d, int count, u32 a, u32 b, u32 high, int add);
-template <int N> void wgmma(float (&d)[N], u32 a, u32 b, int add) { multiply(d, N, a, b, DESCRIPTOR_HIGH, add); }
-template <int N> void pin(float (&)[N]) {}
+void multiply(void *d, int count, u32 a, u32 b, u32 high, int add, bool whole);
+template <int N> void wgmma(float (&d)[N], u32 a, u32 b, int add) { multiply(d, N, a, b, DESCRIPTOR_HIGH, add, false); }
+template <int N> void wgmma(int (&d)[N], u32 a, u32 b, int add) { multiply(d, N, a, b, DESCRIPTOR_HIGH, add, true); }
+template <class T, int N> void pin(T (&)[N]) {}
 
 u32 pack_bf16(float low, float high);
 void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d);

@@ -1,4 +1,4 @@
-"""The FP8 GEMM kernels give isa_model's bits: their CUDA text on a CPU, and the same cases on a Hopper GPU.
+"""The GEMM kernels give isa_model's bits: their CUDA text on a CPU, and the same cases on a Hopper GPU.
 
 On the CPU (hopper_on_cpu.h), warps run in random order and asynchronous operations complete late. test_gemm_faults.py shows
 that this finds races, wrong barriers and missing waits as well as wrong arithmetic.
@@ -17,12 +17,16 @@ import gemm_on_cpu  # noqa: E402
 import isa_model  # noqa: E402
 from isa_model.operand_fields import Scaling  # noqa: E402
 from kernels.gemm.launches import GemmOperands, issue  # noqa: E402
-from kernels.gemm.tile import OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
+from kernels.gemm.tile import Element, OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
 
 A, B = SharedOperand.A, SharedOperand.B
 TENSOR, _, GROUP = ScaleLayout
 BF16, FP32 = OutputType
-WGMMA = isa_model.load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+INT8 = Element.INT8
+WGMMA = {
+    Element.E4M3: isa_model.load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
+    INT8: isa_model.load("hopper.wgmma.m64n256k32.s32.s8.s8"),
+}
 on_a_cpu = pytest.mark.skipif(gemm_on_cpu.COMPILER is None, reason="needs g++")
 
 
@@ -66,12 +70,19 @@ TILES = [
     Tile(256, 136, share=A, scales=TENSOR, promote=0),
     Tile(64, 64, scales=TENSOR, promote=0, depth=2, stages=2),
     Tile(256, 128, share=A, scales=TENSOR),
+    Tile(256, 128, share=A, element=INT8, stages=2),
+    Tile(128, 192, share=B, element=INT8, out=FP32, promote=2),
+    Tile(128, 96, split=2, depth=2, element=INT8),
+    Tile(64, 64, share=A, sharers=4, depth=2, element=INT8),
+    Tile(64, 32, depth=2, element=INT8, out=FP32),
 ]
 TWINS = [
     Tile(256, 128, share=A, promote=0),
     Tile(128, 96, split=2, depth=2, stages=2, promote=0),
     Tile(256, 128, share=A, scales=GROUP, out=FP32, add=True, promote=0),
     Tile(64, 64, share=A, sharers=4, depth=2, scales=GROUP, out=FP32, add=True, promote=0),
+    Tile(256, 128, share=A, element=INT8, promote=0),
+    Tile(128, 96, split=2, depth=2, element=INT8, promote=0),
 ]
 GROUPED = [
     Tile(128, 128, share=A, grouped=True),
@@ -80,7 +91,7 @@ GROUPED = [
     Tile(64, 64, share=A, sharers=4, depth=2, grouped=True),
     Tile(64, 32, depth=2, grouped=True),
 ]
-QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30, 31)]
+QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35)]
 COUNTS = (37, 0, 130, 64, 200)
 """Rows of the groups: none, a whole tile, and parts that start at any row."""
 
@@ -89,8 +100,12 @@ def label(tile):
     return "-".join(f"{name}{int(value)}" for name, value in vars(tile).items() if isinstance(value, int))
 
 
-def codes(shape, generator):
-    """Return E4M3 of many magnitudes: subnormals, zeros, and values near the end of the range."""
+def codes(element, shape, generator):
+    """Return E4M3 of many magnitudes: subnormals, zeros, and values near the end of the range; or INT8, often -128 and 127."""
+    if element == INT8:
+        x = torch.randint(-200, 200, shape, generator=generator)
+        x[: shape[0] // 2] = -128  # whole groups of the largest products
+        return x.clamp(-128, 127).to(torch.int8)
     x = torch.randn(shape, generator=generator) * 2.0 ** torch.randint(-9, 8, shape, generator=generator)
     x = torch.where(torch.rand(shape, generator=generator) < 0.7, torch.randn(shape, generator=generator) * 4, x)
     return x.clamp(-448, 448).to(torch.float8_e4m3fn)
@@ -108,8 +123,9 @@ def by_group(rows, k, generator):
 def operands(tile, m, n, k, groups=0):
     """Return random operands for a tile's kernel on the CPU. D is NaN, or random where the kernel adds to it."""
     g = torch.Generator().manual_seed(m * n + k)
-    a, b = codes((m, k), g), codes((groups, n, k) if groups else (n, k), g)
-    a[m // 2, 3] = float("nan")  # a row of NaN
+    a, b = codes(tile.element, (m, k), g), codes(tile.element, (groups, n, k) if groups else (n, k), g)
+    if tile.element == Element.E4M3:
+        a[m // 2, 3] = float("nan")  # a row of NaN
     if tile.scales == TENSOR:
         scale_a, scale_b = torch.tensor([1.5]), torch.tensor([0.37])
     else:
@@ -125,13 +141,13 @@ def expected(tile, x):
     k, every = x.a.shape[1], 32 * tile.promote
     a, b = (t.view(torch.uint8).numpy() for t in (x.a, x.b))
     if tile.scales == TENSOR:
-        spec = isa_model.promoted(WGMMA, every) if every else WGMMA
+        spec = isa_model.promoted(WGMMA[tile.element], every) if every else WGMMA[tile.element]
         total = isa_model.gemm(spec, a, b.T, alpha=(x.scale_a * x.scale_b).reshape(()))
     else:
         a, b = (np.pad(t, ((0, 0), (0, -k % 128))) for t in (a, b))
         columns = 1 if tile.scales == GROUP else 128
         of_b = {"group": (every, columns), "format": "fp32"}
-        spec = isa_model.promoted(WGMMA, every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse"))
+        spec = isa_model.promoted(WGMMA[tile.element], every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse"))
         scale_a = x.scale_a.T.numpy().repeat(128 // every, 1)
         scale_b = (x.scale_b if tile.scales == GROUP else x.scale_b.T).numpy().repeat(128 // every, 0)
         steps, total = -(-k // 128), None

@@ -1,4 +1,4 @@
-"""Cases of FP8 GEMMs: random operands quantised by tiles, scales in the layout of an implementation, a check in float64."""
+"""Cases of GEMMs of FP8 and INT8: random operands quantised by tiles, scales in the layout of an implementation, a check in float64."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kernels.bench.shapes import BenchGemm
 
 TOLERANCE = 1e-2
 """Relative Frobenius error allowed. BF16 output alone has 1.7e-3; FP8 without promotion 3.5e-3 at K = 16384, 5e-3 at 32768."""
-E4M3_MAX = 448.0
-"""Largest E4M3 number."""
+LARGEST = {"float8_e4m3fn": 448.0, "int8": 127.0}
+"""Magnitude that a tile's max-abs becomes, by torch's name of the element type."""
 FLOOR = 1e-4
 """Smallest max-abs of a tile, as in DeepSeek's public inference code."""
 
@@ -20,7 +20,7 @@ class BenchTensor(NamedTuple):
     """A quantised matrix: x = codes * scales, with one scale per tile."""
 
     codes: Any
-    """E4M3 (rows, columns)."""
+    """E4M3 or INT8 (rows, columns)."""
     scales: Any
     """FP32 (ceil(rows / tile rows), ceil(columns / tile columns)), row-major."""
     tile: tuple[int, int]
@@ -40,15 +40,16 @@ def normal(generator: Any, rows: int, columns: int) -> Any:
     return torch.randn(rows, columns, generator=generator, device=generator.device, dtype=torch.bfloat16)
 
 
-def quantise(x: Any, tile: tuple[int, int]) -> BenchTensor:
-    """Quantise (m, k) to E4M3 with one scale, max-abs / 448, per tile. Tiles at the edges are smaller."""
+def quantise(x: Any, tile: tuple[int, int], dtype: str = "float8_e4m3fn") -> BenchTensor:
+    """Quantise (m, k) to nearest with one scale, max-abs over LARGEST, per tile. Tiles at the edges are smaller."""
     import torch
 
     (m, k), (rows, columns) = x.shape, tile
     full = torch.nn.functional.pad(x.float(), (0, -k % columns, 0, -m % rows))
     tiles = full.view(full.shape[0] // rows, rows, full.shape[1] // columns, columns)
-    scales = tiles.abs().amax(dim=(1, 3)).clamp(min=FLOOR) / E4M3_MAX
-    codes = (tiles / scales[:, None, :, None]).view_as(full)[:m, :k].contiguous().to(torch.float8_e4m3fn)
+    scales = tiles.abs().amax(dim=(1, 3)).clamp(min=FLOOR) / LARGEST[dtype]
+    values = (tiles / scales[:, None, :, None]).view_as(full)[:m, :k].contiguous()
+    codes = (values.round() if dtype == "int8" else values).to(getattr(torch, dtype))
     return BenchTensor(codes, scales, tile)
 
 
@@ -70,6 +71,20 @@ class BenchOperands(NamedTuple):
     """Further data for the launch or the check."""
 
 
+class Groups(NamedTuple):
+    """Rows of A by group: group g has `counts[g]` rows from `starts[g]` on."""
+
+    counts: tuple[int, ...]
+    starts: tuple[int, ...]
+    rows: int
+    """Rows of A, those outside the groups included."""
+
+    @property
+    def parts(self) -> list[slice]:
+        """Slice of the rows of each group."""
+        return [slice(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
+
+
 class QuantisedPair(NamedTuple):
     """Both quantised operands, and their scales in the layout of an implementation."""
 
@@ -80,7 +95,7 @@ class QuantisedPair(NamedTuple):
 
 
 def fp8_bytes(shape: BenchGemm, out: int = 2) -> int:
-    """Return the least bytes of an FP8 GEMM with `out` bytes per output; scales, under 4 % with 1x128 tiles, are left out."""
+    """Return the least bytes of an FP8 or INT8 GEMM with `out` bytes per output; scales, under 4 % with 1x128 tiles, are left out."""
     return shape.m * shape.k + shape.n * shape.k + out * shape.m * shape.n
 
 
@@ -109,12 +124,13 @@ def scaled_case(
     variant: Variant = "peer",
     check: Callable[[BenchOperands], float] = scaled_error,
     static: str = "",
+    dtype: str = "float8_e4m3fn",
 ) -> Case:
-    """Return a case of an FP8 GEMM: A and B quantised by `tiles`, scales laid out by `arrange`. Twins are not checked."""
+    """Return a case of a GEMM: A and B quantised by `tiles`, scales laid out by `arrange`. Twins are not checked."""
 
     def prepare(generator: Any) -> BenchOperands:
-        a = quantise(normal(generator, shape.m, shape.k), tiles[0])
-        b = quantise(normal(generator, shape.n, shape.k), tiles[1])
+        a = quantise(normal(generator, shape.m, shape.k), tiles[0], dtype)
+        b = quantise(normal(generator, shape.n, shape.k), tiles[1], dtype)
         return BenchOperands(a.codes, b.codes, nan(shape.m, shape.n, out), QuantisedPair(a, b, *arrange(a, b)))
 
     return Case(
@@ -128,5 +144,62 @@ def scaled_case(
         launch=launch,
         check=None if variant == "twin" else check,
         notes=notes,
+        static=static,
+    )
+
+
+GROUPS = 8
+"""Experts in the grouped cases."""
+
+
+def groups_of(layout: str, m: int, align: int = 1) -> Groups:
+    """Return GROUPS groups of `m` tokens, contiguous with starts aligned, or masked: each with room for all.
+
+    Half of the tokens are spread evenly over the experts; of the other half, expert g gets a share that grows with g.
+    """
+    counts = [m // (2 * GROUPS) + m * (g + 1) // (GROUPS * (GROUPS + 1)) for g in range(GROUPS)]
+    room = [m if layout == "masked" else -(-count // align) * align for count in counts]
+    return Groups(tuple(counts), tuple(sum(room[:g]) for g in range(GROUPS)), sum(room))
+
+
+def grouped_case(
+    layout: str,
+    implementation: str,
+    shape: BenchGemm,
+    groups: Groups,
+    *,
+    arrange: Callable[[BenchTensor, BenchTensor], Any],
+    launch: Callable[[BenchOperands], Any],
+    notes: str,
+    variant: Variant = "peer",
+    static: str = "",
+) -> Case:
+    """Return a case of a grouped GEMM with `shape.n` outputs an expert; `arrange` makes what the launch needs besides codes.
+
+    Every implementation has the same tokens an expert; only where they lie in A differs.
+    """
+    real, (_, n, k) = sum(groups.counts), shape
+
+    def prepare(generator: Any) -> BenchOperands:
+        a = quantise(normal(generator, groups.rows, k), (1, 128))
+        b = quantise(normal(generator, GROUPS * n, k), (128, 128))
+        codes = b.codes.view(GROUPS, n, k)
+        return BenchOperands(a.codes, codes, nan(groups.rows, n), (a, b, arrange(a, b)))
+
+    def check(x: BenchOperands) -> float:
+        a, b = x.call[0].values(), x.call[1].values().view(GROUPS, n, k)
+        return max(relative_error(x.out[part], a[part] @ b[g].T, TOLERANCE) for g, part in enumerate(groups.parts))
+
+    return Case(
+        kernel=f"gemm.grouped-{layout}",
+        implementation=implementation,
+        variant=variant,
+        shape={"groups": GROUPS, "m": real, "n": n, "k": k},
+        flops=2 * real * n * k,
+        least_bytes=fp8_bytes(BenchGemm(real, n, k)) + (GROUPS - 1) * n * k,
+        prepare=prepare,
+        launch=launch,
+        check=None if variant == "twin" else check,
+        notes=f"{notes}, {layout} layout, {min(groups.counts)} to {max(groups.counts)} tokens an expert",
         static=static,
     )

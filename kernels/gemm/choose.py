@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
+from kernels.gemm.tile import PROMOTE_128, Element, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 
 
 def candidates(p: GemmProblem) -> Iterator[Tile]:
@@ -17,10 +17,14 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     if p.is_twin:  # a twin must differ from its kernel only in the promotion
         yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=PROMOTE_128)))
         return
-    tile = partial(Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0)
+    tile = partial(
+        Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0, element=p.element
+    )
     flat = p.m <= 64 and not p.groups  # tiles of 128 rows would be half empty
     if not flat:
         for bm, bn, share in _large(p):
+            if p.element == Element.INT8 and bn % 16:
+                continue  # wgmma of INT8 has no such N
             yield tile(bm, bn, share=share)
     depth = _depth(p)
     # Splitting K gives SMs work where D has too few tiles. It is built only for forward and dgrad GEMMs.

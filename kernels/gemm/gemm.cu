@@ -7,14 +7,18 @@
 
 // -- promotion -------------------------------------------------------------------------------------------------------
 
+// The partial sum in FP32, exactly: 128 products of INT8 sum to at most 2^21.
+__device__ __forceinline__ float value(float sum) { return sum; }
+__device__ __forceinline__ float value(int sum) { return __int2float_rn(sum); }
+
 // acc += part * scale. `f` is the scale of each of the thread's two rows times that of each block of columns; the tile starts
 // `offset` columns into the first block.
-__device__ __forceinline__ void promote(const int offset, float (&acc)[NACC], const float (&part)[NACC], const float (&f)[BLOCKS][2]) {
+__device__ __forceinline__ void promote(const int offset, Sum (&acc)[NACC], const Part (&part)[NACC], const float (&f)[BLOCKS][2]) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
     const int block = min((offset + 8 * i) / 128, BLOCKS - 1);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) acc[4 * i + j] = __fmaf_rn(part[4 * i + j], f[block][j / 2], acc[4 * i + j]);
+    for (int j = 0; j < 4; ++j) acc[4 * i + j] = __fmaf_rn(value(part[4 * i + j]), f[block][j / 2], acc[4 * i + j]);
   }
 }
 
@@ -27,14 +31,14 @@ template <int O = 0, class F> __device__ __forceinline__ void at_offset(int offs
 }
 
 // acc += part * (scale of row * scale of column), with a scale for every column from shared memory.
-__device__ __forceinline__ void promote_rows(float (&acc)[NACC], const float (&part)[NACC], float low, float high, u32 sb) {
+__device__ __forceinline__ void promote_rows(Sum (&acc)[NACC], const Part (&part)[NACC], float low, float high, u32 sb) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
     const float2 s = load_shared2(sb + (8 * i + threadIdx.x % 4 * 2) * 4);
-    acc[4 * i] = __fmaf_rn(part[4 * i], __fmul_rn(low, s.x), acc[4 * i]);
-    acc[4 * i + 1] = __fmaf_rn(part[4 * i + 1], __fmul_rn(low, s.y), acc[4 * i + 1]);
-    acc[4 * i + 2] = __fmaf_rn(part[4 * i + 2], __fmul_rn(high, s.x), acc[4 * i + 2]);
-    acc[4 * i + 3] = __fmaf_rn(part[4 * i + 3], __fmul_rn(high, s.y), acc[4 * i + 3]);
+    acc[4 * i] = __fmaf_rn(value(part[4 * i]), __fmul_rn(low, s.x), acc[4 * i]);
+    acc[4 * i + 1] = __fmaf_rn(value(part[4 * i + 1]), __fmul_rn(low, s.y), acc[4 * i + 1]);
+    acc[4 * i + 2] = __fmaf_rn(value(part[4 * i + 2]), __fmul_rn(high, s.x), acc[4 * i + 2]);
+    acc[4 * i + 3] = __fmaf_rn(value(part[4 * i + 3]), __fmul_rn(high, s.y), acc[4 * i + 3]);
   }
 }
 
@@ -148,11 +152,11 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
     for (; more; more = walk.next(tile)) {
       __syncwarp();
-      float acc[PARTS][NACC];
+      Sum acc[PARTS][NACC];
 #pragma unroll
       for (int h = 0; h < PARTS; ++h)
 #pragma unroll
-        for (int i = 0; i < NACC; ++i) acc[h][i] = 0.0f;
+        for (int i = 0; i < NACC; ++i) acc[h][i] = 0;
       const int offset = tile.column % 128;
       // Address of the scale of this thread's first row in a part; the second row is 8 further.
       u32 first_scale = base + SCALES_AT + ((GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4) * 4;
@@ -164,9 +168,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       };
 
       if constexpr (DEPTH == 2 && PROMOTE) {
-        float part[2][NACC], f[2][BLOCKS][2];
+        Part part[2][NACC];
+        float f[2][BLOCKS][2];
         int stages[2];
-        const auto start = [&](float(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
+        const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
           float now[BLOCKS];
           barrier_wait(full + 8 * ring.stage, ring.parity);
           of_blocks(now, ring.stage);
@@ -183,7 +188,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           used = ring.stage;
           ring.step();
         };
-        const auto finish = [&](float(&part)[NACC], float(&f)[BLOCKS][2], int used, bool last) {
+        const auto finish = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int used, bool last) {
           if (last) wgmma_wait<0>();
           else wgmma_wait<1>();
           pin(part);
@@ -210,7 +215,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           }
         }
       } else {
-        float part[NACC];
+        Part part[NACC];
         float loaded = 0.0f;  // keeps a timing twin's loads of scales alive
         int before = -1;      // with two steps in flight: the stage whose wgmmas may still run
         u32 ready = 0;  // whether the next stage is known to be full
@@ -230,7 +235,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
               for (int run = 0; run < RUNS; ++run) {
                 const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last to read this stage
-                float(&sum)[NACC] = PROMOTE ? part : acc[h];
+                Part(&sum)[NACC] = PROMOTE ? part : (Part(&)[NACC])acc[h];
                 pin(sum);
                 wgmma_fence();
 #pragma unroll
@@ -275,7 +280,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           pin(acc[0]);
           if (before >= 0) release(before);
         }
-        if (SCALES && PROMOTE == 0) acc[0][0] += loaded;
+        if (SCALES && PROMOTE == 0) acc[0][0] += (Sum)loaded;
       }
 
       const bool first = threadIdx.x % 128 == 0;

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kernels.gemm.choose import Gpu, choose, gpu_of
 from kernels.gemm.tensor_map import TensorMap, tensor_map
-from kernels.gemm.tile import MAX_GROUPS, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
+from kernels.gemm.tile import MAX_GROUPS, Element, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 from kernels.launch import Kernel, Launch, require_tensor, stream
 from kernels.nvrtc import cached_cubin
 
@@ -94,13 +94,16 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
     groups = x.b.shape[0] if x.b.dim() == 3 else 0
     gpu = _gpu(x.a.device.index)
     out = OutputType(x.out.element_size())
-    problem = GemmProblem(m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=add)
+    element = element_of(x.a)
+    problem = GemmProblem(
+        m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=add, element=element
+    )
     tile = (tile or choose(problem, gpu)).sized
     a_box = (128, tile.bm // (tile.sharers if tile.share == SharedOperand.A else 1))
     b_box = (128, tile.bn // (tile.sharers if tile.share == SharedOperand.B else 1))
     maps = [
-        tensor_map(x.a.data_ptr(), width=k, rows=m, pitch=x.a.stride(0), box=a_box, element="e4m3", swizzle=128),
-        tensor_map(x.b.data_ptr(), width=k, rows=max(groups, 1) * n, pitch=k, box=b_box, element="e4m3", swizzle=128),
+        tensor_map(x.a.data_ptr(), width=k, rows=m, pitch=x.a.stride(0), box=a_box, element="byte", swizzle=128),
+        tensor_map(x.b.data_ptr(), width=k, rows=max(groups, 1) * n, pitch=k, box=b_box, element="byte", swizzle=128),
         tensor_map(
             x.out.data_ptr(),
             width=n,
@@ -146,6 +149,13 @@ def _gpu(device: int) -> Gpu:
     return gpu_of(about.name, about.multi_processor_count)
 
 
+def element_of(t: torch.Tensor) -> Element:
+    """Return the element type of an operand; E4M3 for dtypes that `check` refuses."""
+    import torch
+
+    return Element.INT8 if t.dtype == torch.int8 else Element.E4M3
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
@@ -182,11 +192,15 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
         x.b.dim() == (2 if x.starts is None else 3),
         f"b must be (N, K), or (G, N, K) with groups; it has {x.b.dim()} dimensions",
     )
+    whole = x.a.dtype == torch.int8 and scales == ScaleLayout.BLOCK and x.starts is None
     for name, t in (("a", x.a), ("b", x.b)):
-        require(t.dtype == torch.float8_e4m3fn, f"{name} must be E4M3 (torch.float8_e4m3fn); it is {t.dtype}")
+        if whole:
+            require(t.dtype == torch.int8, f"{name} must be INT8, as a; it is {t.dtype}")
+        else:
+            require(t.dtype == torch.float8_e4m3fn, f"{name} must be E4M3 (torch.float8_e4m3fn); it is {t.dtype}")
         require(
             t.stride(-1) == 1,
-            f"{name} must be contiguous along K, since Hopper's FP8 wgmma reads K-major operands only",
+            f"{name} must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
         )
     require(x.b.is_contiguous(), "b must be contiguous")
     (m, k), n = x.a.shape, x.b.shape[-2]

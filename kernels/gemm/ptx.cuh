@@ -161,6 +161,10 @@ template <int N> __device__ __forceinline__ void pin(float (&x)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(x[i])::"memory");
 }
+template <int N> __device__ __forceinline__ void pin(int (&x)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(x[i])::"memory");
+}
 
 // -- epilogue --------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,13 @@
 //   OUT         bytes per element of D: 2 for BF16, 4 for FP32
 //   ADD         1: D += instead of D =
 //   GROUPED     1: groups of rows have their own B; group g has rows starts[g] to starts[g] + counts[g]
+//   ELEMENT     0: E4M3, summed in e8m13;  1: INT8, summed in int32
 //   DEPTH       steps of K in flight per warpgroup; with 2, it promotes one step while its next wgmmas run
+
+template <int> struct Summed { typedef float type; };  // type of the Tensor Core's accumulator, by ELEMENT
+template <> struct Summed<1> { typedef int type; };
+typedef Summed<ELEMENT>::type Part;
+typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if promoted
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64

@@ -33,6 +33,14 @@ class OutputType(IntEnum):
     FP32 = 4
 
 
+class Element(IntEnum):
+    """Element type of A and B; the values are those of ELEMENT in tile.cuh."""
+
+    E4M3 = 0
+    INT8 = 1
+    """Summed exactly in int32."""
+
+
 class SharedOperand(IntEnum):
     """Operand that the CTAs of a cluster load only once; the values are those of SHARE in tile.cuh."""
 
@@ -59,6 +67,7 @@ class GemmProblem:
     out: OutputType = OutputType.BF16
     add: bool = False
     """True if the sum is added to D."""
+    element: Element = Element.E4M3
 
     @property
     def steps(self) -> int:
@@ -86,6 +95,7 @@ class Tile:
     out: OutputType = OutputType.BF16
     add: bool = False
     grouped: bool = False
+    element: Element = Element.E4M3
     depth: int = 1
     stages: int = 0
 
@@ -98,13 +108,14 @@ class Tile:
     def name(self) -> str:
         """Name of the machine code in the bench's records, for instance `gemm-promoted-256x128-sharea2`."""
         kind = {ScaleLayout.TENSOR: "native", ScaleLayout.BLOCK: "promoted", ScaleLayout.GROUP: "wgrad"}[self.scales]
+        element = "int8-" if self.element == Element.INT8 else ""
         twin = "-twin" if self.scales and not self.promote else ""
         usual = (0, PROMOTE_128) if self.scales else (0,)
         every = "" if self.promote in usual else f"-every{32 * self.promote}"
         shared = f"-share{self.share.name.lower()}{self.sharers}" if self.share else ""
         split = f"-split{self.split}" if self.split > 1 else ""
         grouped = "-grouped" if self.grouped else ""
-        return f"gemm-{kind}{twin}{every}-{self.bm}x{self.bn}{shared}{split}{grouped}"
+        return f"gemm-{element}{kind}{twin}{every}-{self.bm}x{self.bn}{shared}{split}{grouped}"
 
     @property
     def warpgroups(self) -> int:
@@ -189,7 +200,7 @@ class Tile:
 
     def with_text(self, text: str) -> str:
         """Return CUDA C++ with another kernel text, to try a change."""
-        return f"{self.constants}\n{_read('ptx.cuh')}\n{_wgmma(self.bn)}\n{text}"
+        return f"{self.constants}\n{_read('ptx.cuh')}\n{_wgmma(self.bn, self.element)}\n{text}"
 
 
 def _read(name: str) -> str:
@@ -205,15 +216,18 @@ DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
 """High word of an operand's descriptor: atoms 1024 bytes apart, 128-byte swizzle (PTX ISA, wgmma matrix descriptors)."""
 
 
-def _wgmma(n: int) -> str:
+def _wgmma(n: int, element: Element) -> str:
     """Return the wrapper of wgmma for N = `n`. PTX needs the accumulator's registers written out one by one."""
     count = n // 2
     registers = ", ".join(f"%{i}" for i in range(count))
-    outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
-    return f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], u32 a, u32 b, int add) {{
+    kind, sums, letter, immediates = (
+        ("s32.s8.s8", "int", "r", "") if element == Element.INT8 else ("f32.e4m3.e4m3", "float", "f", ", 1, 1")
+    )
+    outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
+    return f"""__device__ __forceinline__ void wgmma({sums} (&d)[{count}], u32 a, u32 b, int add) {{
   asm volatile("{{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %{count + 2}, 0;\\n"
                "mov.b64 a, {{%{count}, {DESCRIPTOR_HIGH}}}; mov.b64 b, {{%{count + 1}, {DESCRIPTOR_HIGH}}};\\n"
-               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, a, b, p, 1, 1; }}"
+               "wgmma.mma_async.sync.aligned.m64n{n}k32.{kind} {{{registers}}}, a, b, p{immediates}; }}"
                : {outs} : "r"(a), "r"(b), "r"(add));
 }}
 """
