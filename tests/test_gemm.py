@@ -16,17 +16,21 @@ import gemm_on_cpu  # noqa: E402
 
 import isa_model  # noqa: E402
 from isa_model.operand_fields import Scaling  # noqa: E402
+from kernels.gemm.fp4 import fp4_scales  # noqa: E402
 from kernels.gemm.launches import GemmOperands, issue  # noqa: E402
 from kernels.gemm.tile import Element, OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
 
 A, B = SharedOperand.A, SharedOperand.B
 TENSOR, _, GROUP = ScaleLayout
 BF16, FP32 = OutputType
-INT8 = Element.INT8
+INT8, E2M1 = Element.INT8, Element.E2M1
 WGMMA = {
     Element.E4M3: isa_model.load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
     INT8: isa_model.load("hopper.wgmma.m64n256k32.s32.s8.s8"),
 }
+WGMMA[E2M1] = WGMMA[Element.E4M3]
+MAGNITUDES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+"""Numbers of E2M1 without their signs."""
 on_a_cpu = pytest.mark.skipif(gemm_on_cpu.COMPILER is None, reason="needs g++")
 
 
@@ -75,6 +79,12 @@ TILES = [
     Tile(128, 96, split=2, depth=2, element=INT8),
     Tile(64, 64, share=A, sharers=4, depth=2, element=INT8),
     Tile(64, 32, depth=2, element=INT8, out=FP32),
+    Tile(64, 64, depth=2, element=E2M1, stages=2),
+    Tile(64, 32, split=2, depth=2, element=E2M1, out=FP32),
+    Tile(64, 64, share=A, sharers=4, depth=2, element=E2M1, stages=3),
+    Tile(128, 96, depth=2, element=E2M1, stages=2),
+    Tile(128, 192, share=B, element=E2M1),
+    Tile(256, 128, share=A, element=E2M1, stages=2),
 ]
 TWINS = [
     Tile(256, 128, share=A, promote=0),
@@ -83,6 +93,7 @@ TWINS = [
     Tile(64, 64, share=A, sharers=4, depth=2, scales=GROUP, out=FP32, add=True, promote=0),
     Tile(256, 128, share=A, element=INT8, promote=0),
     Tile(128, 96, split=2, depth=2, element=INT8, promote=0),
+    Tile(64, 64, depth=2, element=E2M1, promote=0),
 ]
 GROUPED = [
     Tile(128, 128, share=A, grouped=True),
@@ -91,7 +102,9 @@ GROUPED = [
     Tile(64, 64, share=A, sharers=4, depth=2, grouped=True),
     Tile(64, 32, depth=2, grouped=True),
 ]
-QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35)]
+QUICK = [
+    TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35, 37, 38, 39, 41, 42)
+]
 COUNTS = (37, 0, 130, 64, 200)
 """Rows of the groups: none, a whole tile, and parts that start at any row."""
 
@@ -120,11 +133,28 @@ def by_group(rows, k, generator):
     return factors((-(-k // 128), -(-rows // 4) * 4), generator)[:, :rows]
 
 
+def packed_weights(n, k, generator):
+    """Return E2M1 (N, K / 2), with UE8M0 scales that differ by 2^14 within a block, the most that E4M3 holds."""
+    packed = torch.randint(0, 256, (n, k // 2), generator=generator, dtype=torch.uint8)
+    scales = torch.randint(113, 128, (n, k // 32), generator=generator, dtype=torch.uint8)
+    scales[0, 0], scales[1, 0] = 113, 127
+    return packed, scales
+
+
+def unpacked(x):
+    """Return the weights over their blocks' scales as E4M3, which must hold them exactly."""
+    codes = torch.stack([x.b & 15, x.b >> 4], -1).view(x.b.shape[0], -1).int()
+    shifts = x.shifts.T.contiguous().view(torch.uint8).double().repeat_interleave(32, 1)[:, : codes.shape[1]]
+    exact = MAGNITUDES[codes & 7] * (1 - (codes >> 3) * 2) * torch.exp2(shifts - 8)
+    assert torch.equal(exact.to(torch.float8_e4m3fn).double(), exact)
+    return exact.to(torch.float8_e4m3fn)
+
+
 def operands(tile, m, n, k, groups=0):
     """Return random operands for a tile's kernel on the CPU. D is NaN, or random where the kernel adds to it."""
     g = torch.Generator().manual_seed(m * n + k)
     a, b = codes(tile.element, (m, k), g), codes(tile.element, (groups, n, k) if groups else (n, k), g)
-    if tile.element == Element.E4M3:
+    if tile.element != INT8:
         a[m // 2, 3] = float("nan")  # a row of NaN
     if tile.scales == TENSOR:
         scale_a, scale_b = torch.tensor([1.5]), torch.tensor([0.37])
@@ -133,13 +163,19 @@ def operands(tile, m, n, k, groups=0):
         blocks = (*([groups] if groups else []), -(-n // 128), -(-k // 128))
         scale_b = by_group(n, k, g) if tile.scales == GROUP else factors(blocks, g)
     out = torch.randn((m, n), generator=g) * 100 if tile.add else torch.full((m, n), float("nan"))
-    return GemmOperands(a, b, scale_a, scale_b, out.to(torch.float32 if tile.out == FP32 else torch.bfloat16))
+    x = GemmOperands(a, b, scale_a, scale_b, out.to(torch.float32 if tile.out == FP32 else torch.bfloat16))
+    if tile.element != E2M1:
+        return x
+    packed, scales = packed_weights(n, k, g)
+    scale_b, shifts = fp4_scales(scales)
+    return x._replace(b=packed, scale_b=scale_b, shifts=shifts)
 
 
 def expected(tile, x):
     """Return D by isa_model: the promoted wgmma over each part of K, the sum of the parts, then alpha or the old D."""
     k, every = x.a.shape[1], 32 * tile.promote
-    a, b = (t.view(torch.uint8).numpy() for t in (x.a, x.b))
+    b = x.b if x.shifts is None else unpacked(x)
+    a, b = (t.view(torch.uint8).numpy() for t in (x.a, b))
     if tile.scales == TENSOR:
         spec = isa_model.promoted(WGMMA[tile.element], every) if every else WGMMA[tile.element]
         total = isa_model.gemm(spec, a, b.T, alpha=(x.scale_a * x.scale_b).reshape(()))
@@ -147,7 +183,9 @@ def expected(tile, x):
         a, b = (np.pad(t, ((0, 0), (0, -k % 128))) for t in (a, b))
         columns = 1 if tile.scales == GROUP else 128
         of_b = {"group": (every, columns), "format": "fp32"}
-        spec = isa_model.promoted(WGMMA[tile.element], every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse"))
+        spec = isa_model.promoted(
+            WGMMA[tile.element], every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse")
+        )
         scale_a = x.scale_a.T.numpy().repeat(128 // every, 1)
         scale_b = (x.scale_b if tile.scales == GROUP else x.scale_b.T).numpy().repeat(128 // every, 0)
         steps, total = -(-k // 128), None
@@ -229,7 +267,8 @@ def expected_of_groups(tile, x):
 
 def ragged(tile, small):
     """Return M, N and K that are not multiples of the tile; K is long enough for a short ring to wrap around."""
-    return (tile.bm + 72, tile.bn * 2 + 40, 400) if small else (2 * tile.bm + 60, 3 * tile.bn + 88, 1040)
+    even = 16 * (tile.element == E2M1)  # whole groups of 32
+    return (tile.bm + 72, tile.bn * 2 + 40, 400 + even) if small else (2 * tile.bm + 60, 3 * tile.bn + 88, 1040 + even)
 
 
 @on_a_cpu
@@ -272,6 +311,29 @@ def test_more_parts_than_k_has():
     tile = Tile(64, 32, split=2, out=FP32)
     x = operands(tile, 64, 40, 80)
     assert_same_bits(run_on_cpu(tile, x), expected(tile, x))
+
+
+@pytest.mark.parametrize(("n", "k"), [(300, 416), (8, 32)])
+def test_shifts_and_block_scales_are_the_groups_scales(n, k):
+    """A block's scale times 2^(shift - 8) is each group's own, also at the edges."""
+    _, scales = packed_weights(n, k, torch.Generator().manual_seed(n))
+    scale_b, shifts = fp4_scales(scales)
+    of_groups = shifts.T.contiguous().view(torch.uint8)[:, : k // 32].double() - 8
+    of_blocks = scale_b.double().repeat_interleave(128, 0)[:n].repeat_interleave(4, 1)[:, : k // 32]
+    assert torch.equal(of_blocks * torch.exp2(of_groups), torch.exp2(scales.double() - 127))
+
+
+def test_weights_that_e4m3_does_not_hold_are_refused():
+    """Scales further apart than 2^14 within a block, NaN and other types are refused."""
+    scales = torch.full((200, 8), 120, dtype=torch.uint8)
+    scales[150, 2] = 105
+    with pytest.raises(ValueError, match=r"differ by more than 2\^14"):
+        fp4_scales(scales)
+    scales[150, 2], scales[3, 3] = 106, 255
+    with pytest.raises(ValueError, match="255 is NaN"):
+        fp4_scales(scales)
+    with pytest.raises(ValueError, match="must be uint8"):
+        fp4_scales(scales.float())
 
 
 @on_a_cpu

@@ -78,8 +78,14 @@ REFUSED = [
     ({"b": e4m3(2, 136, 272)}, "b must be (N, K), or (G, N, K) with groups; it has 3 dimensions"),
     ({"a": torch.zeros(64, 272)}, "a must be E4M3 (torch.float8_e4m3fn); it is torch.float32"),
     ({"b": e4m3(136, 272).view(torch.float8_e5m2)}, "b must be E4M3 (torch.float8_e4m3fn); it is torch.float8_e5m2"),
-    ({"a": e4m3(272, 64).T}, "a must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only"),
-    ({"b": e4m3(272, 136).T}, "b must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only"),
+    (
+        {"a": e4m3(272, 64).T},
+        "a must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
+    ),
+    (
+        {"b": e4m3(272, 136).T},
+        "b must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
+    ),
     ({"b": e4m3(136, 288)[:, :272]}, "b must be contiguous"),
     ({"b": e4m3(136, 256)}, "a and b must have one K; a has 272, b 256"),
     ({"a": e4m3(0, 272)}, "M, N and K must be positive; the GEMM is 0 x 136 x 272"),

@@ -46,8 +46,13 @@ u32 whole_dot(const Decoded &a, const Decoded &b, u32 c) {
 
 // 32 bytes of row `row` of an operand.
 void operand(u32 start, u32 stride, int row, unsigned char *to) {
-  for (u32 j = 0; j < 32; j += 16)
-    std::memcpy(to + j, memory(self->cta, swizzled(start + row / 8 * stride + row % 8 * 128 + j, 128), 16, 16), 16);
+  for (u32 j = 0; j < 32; j += 16) {
+    const u32 address = swizzled(start + row / 8 * stride + row % 8 * 128 + j, 128);
+    std::memcpy(to + j, memory(self->cta, address, 16, 16), 16);
+    for (u32 at : {address, address + 8})
+      if (const int writer = ctas[self->cta].unfenced[(at - BASE) / 8])
+        fail("a wgmma reads what thread " + std::to_string(writer - 1) + " wrote without a fence");
+  }
 }
 
 u64 mixed(u64 sum, const unsigned char *codes) {

@@ -1,8 +1,9 @@
-"""Cases of GEMMs of FP8 and INT8: random operands quantised by tiles, scales in the layout of an implementation, a check in float64."""
+"""Cases of FP8 and INT8 GEMMs: operands quantised by tiles, scales in the layout of an implementation, a check in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from kernels.bench.case import Case, Variant, relative_error
@@ -12,6 +13,8 @@ TOLERANCE = 1e-2
 """Relative Frobenius error allowed. BF16 output alone has 1.7e-3; FP8 without promotion 3.5e-3 at K = 16384, 5e-3 at 32768."""
 LARGEST = {"float8_e4m3fn": 448.0, "int8": 127.0}
 """Magnitude that a tile's max-abs becomes, by torch's name of the element type."""
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Magnitudes of E2M1 by code."""
 FLOOR = 1e-4
 """Smallest max-abs of a tile, as in DeepSeek's public inference code."""
 
@@ -53,7 +56,37 @@ def quantise(x: Any, tile: tuple[int, int], dtype: str = "float8_e4m3fn") -> Ben
     return BenchTensor(codes, scales, tile)
 
 
-def product(a: BenchTensor, b: BenchTensor) -> Any:
+class Fp4Weights(NamedTuple):
+    """A matrix of E2M1 with a power of two for every 32 along K."""
+
+    packed: Any
+    """uint8 (rows, columns / 2): two codes a byte, the first in the lower half."""
+    scales: Any
+    """UE8M0 (rows, columns / 32)."""
+
+    def values(self) -> Any:
+        """Return the numbers in float64 (rows, columns), exactly."""
+        import torch
+
+        codes = torch.stack([self.packed & 15, self.packed >> 4], -1).flatten(1).int()
+        magnitudes = torch.tensor(E2M1, dtype=torch.float64, device=codes.device)[codes & 7]
+        scales = torch.exp2(self.scales.double() - 127).repeat_interleave(32, 1)
+        return torch.where(codes > 7, -magnitudes, magnitudes) * scales
+
+
+def to_fp4(x: Any) -> Fp4Weights:
+    """Quantise (rows, columns) to E2M1, to nearest, with scales rounded up to powers of two."""
+    import torch
+
+    groups = x.float().view(x.shape[0], -1, 32)
+    exponents = torch.log2(groups.abs().amax(2).clamp(min=FLOOR) / E2M1[-1]).ceil()
+    numbers = groups / torch.exp2(exponents)[:, :, None]
+    between = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=x.device)
+    codes = (torch.bucketize(numbers.abs(), between) + 8 * (numbers < 0)).view(x.shape).to(torch.uint8)
+    return Fp4Weights(codes[:, ::2] | codes[:, 1::2] << 4, (exponents + 127).to(torch.uint8))
+
+
+def product(a: BenchTensor, b: BenchTensor | Fp4Weights) -> Any:
     """Return A (m, k) B (n, k)^T of the quantised values, in float64."""
     return a.values() @ b.values().T
 
@@ -95,7 +128,7 @@ class QuantisedPair(NamedTuple):
 
 
 def fp8_bytes(shape: BenchGemm, out: int = 2) -> int:
-    """Return the least bytes of an FP8 or INT8 GEMM with `out` bytes per output; scales, under 4 % with 1x128 tiles, are left out."""
+    """Return the least bytes of a GEMM of 8 bits with `out` bytes per output; scales, under 4 % with 1x128, are left out."""
     return shape.m * shape.k + shape.n * shape.k + out * shape.m * shape.n
 
 

@@ -1,13 +1,15 @@
 """FP8 GEMMs for Hopper: group-scaled with promotion to FP32 (forward, dgrad, wgrad), grouped by experts, and native.
 
 Each function computes D (M, N) = A (M, K) B^T with B (N, K). Operands are E4M3 torch tensors, contiguous along K; N is a
-multiple of 8 and K of 16. Scales are FP32, powers of two or not. Scales of 1x128 groups have the shape (ceil(K / 128), rows)
-with contiguous rows and a pitch that is a multiple of 4 floats, as `kernels.quantise` writes them.
+multiple of 8 and K of 16. `gemm` takes INT8 as well, and `fp4_weights` E2M1 for B. Scales are FP32, powers of two or not. Scales
+of 1x128 groups have the shape (ceil(K / 128), rows) with contiguous rows and a pitch that is a multiple of 4 floats, as
+`kernels.quantise` writes them.
 
-Bits of each output: four wgmma steps from zero give the partial sum of 128 products in Hopper's e8m13 accumulator. One fused
-multiply-add multiplies it by the FP32 product of its two scales and adds it to the FP32 accumulator, in ascending order of K.
-`isa_model.promoted(wgmma, every=128, scale=...)` is the same computation. Where the chosen tile splits K, each part starts
-from zero and the parts are added in FP32 in ascending order. The output is rounded once, to nearest even.
+Bits of each output: four wgmma steps from zero give the partial sum of 128 products in Hopper's e8m13 accumulator, or in int32.
+One fused multiply-add multiplies it by the FP32 product of its two scales and adds it to the FP32 accumulator, in ascending
+order of K; sums in int32 are converted to FP32 before, exactly. `isa_model.promoted(wgmma, every=128, scale=...)` is the same
+computation. Where the chosen tile splits K, each part starts from zero and the parts are added in FP32 in ascending order. The
+output is rounded once, to nearest even.
 
 Launches go to torch's current stream on the current GPU. Every function raises ValueError for operands that it cannot take
 (device, dtype, shape, stride, alignment).
@@ -17,13 +19,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kernels.gemm.fp4 import fp4_scales
 from kernels.gemm.launches import GemmOperands, issue
 from kernels.gemm.tile import PROMOTE_128, ScaleLayout
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["gemm", "grouped", "native", "wgrad"]
+__all__ = ["fp4_scales", "fp4_weights", "gemm", "grouped", "native", "wgrad"]
 
 
 def _wgmmas(promote: int) -> int:
@@ -45,7 +48,7 @@ def gemm(
     promote: int = 128,
     twin: bool = False,
 ) -> torch.Tensor:
-    """Compute a forward or dgrad GEMM: A scaled in 1x128 groups, B in 128x128 blocks.
+    """Compute a forward or dgrad GEMM: A scaled in 1x128 groups, B in 128x128 blocks; both E4M3 or both INT8.
 
     `scale_b` is (ceil(N / 128), ceil(K / 128)). `out` (M, N), BF16 or FP32, is written and returned; by default a new BF16
     tensor. `promote` is the number of products between promotions: 32, 64 or 128. `twin` launches the timing twin, which
@@ -53,6 +56,28 @@ def gemm(
     """
     x = GemmOperands(a, b, scale_a, scale_b, out)
     return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else _wgmmas(promote))
+
+
+def fp4_weights(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    shifts: torch.Tensor,
+    out: torch.Tensor | None = None,
+    *,
+    twin: bool = False,
+) -> torch.Tensor:
+    """Compute a forward GEMM of E4M3 activations by E2M1 weights, which stay packed until they are in shared memory.
+
+    `b` is uint8 (N, K / 2): two codes of E2M1 a byte, the first in the lower half. `scale_b` and `shifts` are what `fp4_scales`
+    makes of the weights' UE8M0 scales of 1x32. The weights are unpacked to E4M3 without loss, so that the bits are those of
+    `gemm` on weights unpacked beforehand. K is a multiple of 32. `twin` as for `gemm`.
+    """
+    if shifts is None:
+        raise ValueError("shifts must be given: they say by how much each group's scale differs from its block's")
+    x = GemmOperands(a, b, scale_a, scale_b, out, shifts=shifts)
+    return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else PROMOTE_128)
 
 
 def wgrad(

@@ -15,9 +15,13 @@ from kernels.bench.gemm_cases import (
     BenchTensor,
     grouped_case,
     groups_of,
+    nan,
+    normal,
     product,
+    quantise,
     scaled_case,
     scaled_error,
+    to_fp4,
 )
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.static import Cubin
@@ -39,6 +43,8 @@ def cases(shapes: Sequence[BenchGemm]) -> Iterator[Case]:
         yield from blocks_cases("gemm.fprop", shape)
         yield native_case(shape)
         yield from blocks_cases("gemm.int8", shape)
+        if shape.m < 1024 or shape == INTERVALS_AT:
+            yield from fp4_cases(shape)
     for shape in shapes:
         if shape.m >= 1024:
             yield from blocks_cases("gemm.dgrad", shape.dgrad)
@@ -55,12 +61,12 @@ def problem_of(
 ) -> GemmProblem:
     """Return the problem of a GEMM on the bench: BF16 out, but wgrad adds to FP32, or overwrites it without `add`.
 
-    `kind` is fprop, dgrad, int8, grouped, wgrad or native; `promote` is the wgmmas between promotions, 0 for none.
+    `kind` is fprop, dgrad, int8, fp4, grouped, wgrad or native; `promote` is the wgmmas between promotions, 0 for none.
     """
     if kind == "wgrad":
         return GemmProblem(*shape, scales=ScaleLayout.GROUP, promote=promote, out=OutputType.FP32, add=add)
     scales = ScaleLayout.TENSOR if kind == "native" else ScaleLayout.BLOCK
-    element = Element.INT8 if kind == "int8" else Element.E4M3
+    element = {"int8": Element.INT8, "fp4": Element.E2M1}.get(kind, Element.E4M3)
     return GemmProblem(*shape, groups=groups, scales=scales, promote=promote, element=element)
 
 
@@ -82,6 +88,7 @@ def cubins() -> Iterator[Cubin]:
         problem_of("native", large, promote=0),
         problem_of("int8", large),
         problem_of("int8", BenchGemm(64, 7168, 16384)),
+        problem_of("fp4", BenchGemm(64, 7168, 16384)),
         problem_of("grouped", large, groups=GROUPS),
     ]
     for p in problems:
@@ -124,6 +131,34 @@ def blocks_cases(kernel: str, shape: BenchGemm) -> Iterator[Case]:
 def int8_error(x: BenchOperands) -> float:
     """Return the output's relative Frobenius error against float64. Raises WrongOutput beyond INT8_TOLERANCE."""
     return relative_error(x.out, product(x.call.a, x.call.b), INT8_TOLERANCE)
+
+
+def fp4_cases(shape: BenchGemm) -> Iterator[Case]:
+    """Yield a GEMM with E4M3 activations in 1x128 groups and packed E2M1 weights in 1x32 groups, and its timing twin."""
+    m, n, k = shape
+
+    def prepare(generator: Any) -> BenchOperands:
+        a, b = quantise(normal(generator, m, k), (1, 128)), to_fp4(normal(generator, n, k))
+        return BenchOperands(a.codes, b.packed, nan(m, n), (a, b, by_group(a), *gemm.fp4_scales(b.scales)))
+
+    def launch(x: BenchOperands, twin: bool) -> None:
+        gemm.fp4_weights(x.a, x.b, *x.call[2:], x.out, twin=twin)
+
+    for twin in (False, True):
+        yield Case(
+            kernel="gemm.fp4",
+            implementation="no-promotion" if twin else "ours",
+            variant="twin" if twin else "ours",
+            shape=shape._asdict(),
+            flops=shape.flops,
+            least_bytes=m * k + n * k // 2 + n * k // 32 + 2 * m * n,
+            prepare=prepare,
+            launch=partial(launch, twin=twin),
+            check=None if twin else lambda x: relative_error(x.out, product(*x.call[:2]), TOLERANCE),
+            notes="kernels.gemm.fp4_weights, E4M3 by E2M1, FP32 scales 1x128, powers of two 1x32, "
+            + (TWIN_NOTE if twin else "promoted every 128, BF16 out"),
+            static=tile_name(problem_of("fp4", shape, promote=0 if twin else PROMOTE_128)),
+        )
 
 
 def wgrad_cases(shape: BenchGemm) -> Iterator[Case]:

@@ -23,8 +23,8 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     flat = p.m <= 64 and not p.groups  # tiles of 128 rows would be half empty
     if not flat:
         for bm, bn, share in _large(p):
-            if p.element == Element.INT8 and bn % 16:
-                continue  # wgmma of INT8 has no such N
+            if p.element != Element.E4M3 and bn % 16:
+                continue  # wgmma of INT8 has no such N, and E2M1 is not built for it
             yield tile(bm, bn, share=share)
     depth = _depth(p)
     # Splitting K gives SMs work where D has too few tiles. It is built only for forward and dgrad GEMMs.

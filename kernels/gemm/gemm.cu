@@ -59,18 +59,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap d,
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
-  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES;
+  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES, packed = received + 8;
   int2 *const groups = (int2 *)(shared + GROUPS_AT);
 
   if (threadIdx.x == 0) {
     prefetch(&a), prefetch(&b), prefetch(&d);
     if (SCALES) prefetch(&sa);
-    if (SCALES == 2) prefetch(&sb);
-    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    if (SCALES == 2 || PACKED) prefetch(&sb);
+    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, (SCALES == 1 ? 2 : 1) + UNPACKERS), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    for (int s = 0; PACKED && s < STAGES; ++s) barrier_init(packed + 8 * s, 1);
     if (SPLIT == 2) barrier_init(received, 1);
     fence_barrier_init();
     if (SPLIT == 2) barrier_expect(received, RECEIVED);
   }
+  if (PACKED && threadIdx.x < 32) store_table(base + TABLE_AT, threadIdx.x);
   release_next();
   if (GROUPED) {
     wait_for_inputs();
@@ -85,8 +87,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Tile tile;
   Ring ring;
   bool more = walk.next(tile);  // everything that needs no input precedes the wait for the inputs
-  if (wg == WGS) {
-    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support.
+  if (UNPACKERS == 4 ? wg >= WGS : wg == WGS) {
+    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Packed
+    // weights have a barrier of their own, and warps that unpack them, whose arrival the full barrier awaits.
     if (WGS == 2) fewer_registers<40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
@@ -94,7 +97,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       // grid writes B, its writes and our reads go through L2.
       if (!GROUPED && more)
         for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k)
-          tma_prefetch(&b, k * 128, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
+          tma_prefetch(&b, k * B_STEP, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
       wait_for_inputs();
       for (; more; more = walk.next(tile)) {
         const int b_row = tile.group * p.n + tile.column;
@@ -104,8 +107,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           barrier_expect(bar, EXPECTED);
           if (SHARE == 1) tma_load(to + rank * A_ROWS * 128, &a, k * 128, tile.row + rank * A_ROWS, bar, EVERYONE);
           else tma_load(to, &a, k * 128, tile.row, bar);
-          if (SHARE == 2) tma_load(to + A_BYTES + rank * B_ROWS * 128, &b, k * 128, b_row + rank * B_ROWS, bar, EVERYONE);
-          else tma_load(to + A_BYTES, &b, k * 128, b_row, bar);
+          const u32 to_b = PACKED ? base + PACKED_AT + ring.stage * PACKED : to + A_BYTES, bar_b = PACKED ? packed + 8 * ring.stage : bar;
+          if (PACKED) barrier_expect(bar_b, PACKED + SHIFTS), tma_load(s + STAGE_SCALES - SHIFTS, &sb, b_row, k, bar_b);
+          if (SHARE == 2) tma_load(to_b + rank * B_ROWS * B_STEP, &b, k * B_STEP, b_row + rank * B_ROWS, bar_b, EVERYONE);
+          else tma_load(to_b, &b, k * B_STEP, b_row, bar_b);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
           if (SCALES == 2) tma_load(s + SA_FLOATS * 4, &sb, b_row, k, bar);
           // Prefetches the D that will be added to into L2, one box per step.
@@ -133,6 +138,16 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (lane == 0) barrier_arrive(full + 8 * ring.stage);
         }
       }
+    } else if (PACKED && threadIdx.x >= FIRST_UNPACKER) {
+      for (; more; more = walk.next(tile))
+        for (int k = tile.from; k < tile.to; ++k, ring.step()) {
+          const u32 shifts = base + SCALES_AT + (ring.stage + 1) * STAGE_SCALES - SHIFTS, to = base + ring.stage * STAGE + A_BYTES;
+          barrier_wait(packed + 8 * ring.stage, ring.parity);
+          unpack(base + PACKED_AT + ring.stage * PACKED, shifts, base + TABLE_AT, to, threadIdx.x - FIRST_UNPACKER);
+          fence_async();
+          __syncwarp();
+          if (threadIdx.x % 32 == 0) barrier_arrive(full + 8 * ring.stage);
+        }
     }
   } else {
     if (WGS == 2) more_registers<232>();

@@ -39,6 +39,8 @@ class Element(IntEnum):
     E4M3 = 0
     INT8 = 1
     """Summed exactly in int32."""
+    E2M1 = 2
+    """B packed two a byte, with a power of two for every 32 along K, unpacked to E4M3; A is E4M3."""
 
 
 class SharedOperand(IntEnum):
@@ -108,7 +110,7 @@ class Tile:
     def name(self) -> str:
         """Name of the machine code in the bench's records, for instance `gemm-promoted-256x128-sharea2`."""
         kind = {ScaleLayout.TENSOR: "native", ScaleLayout.BLOCK: "promoted", ScaleLayout.GROUP: "wgrad"}[self.scales]
-        element = "int8-" if self.element == Element.INT8 else ""
+        element = {Element.E4M3: "", Element.INT8: "int8-", Element.E2M1: "fp4-"}[self.element]
         twin = "-twin" if self.scales and not self.promote else ""
         usual = (0, PROMOTE_128) if self.scales else (0,)
         every = "" if self.promote in usual else f"-every{32 * self.promote}"
@@ -124,8 +126,8 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Threads per CTA."""
-        return 128 * (self.warpgroups + 1)
+        """Threads per CTA: math warpgroups, producers and, beside one math warpgroup, a warpgroup that unpacks E2M1."""
+        return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1 and self.warpgroups == 1))
 
     @property
     def box_columns(self) -> int:
@@ -161,7 +163,7 @@ class Tile:
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
-        left = SHARED_BYTES - self._staging - 8 - table
+        left = SHARED_BYTES - self._staging - self._fixed - table
         most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
         return replace(self, stages=min(most, left // self._stage))
 
@@ -175,17 +177,23 @@ class Tile:
 
     @property
     def _stage(self) -> int:
-        """Bytes of a stage: operands, scales and two barriers."""
+        """Bytes of a stage: operands, packed B, scales and barriers."""
         scales_a = -(-self.scale_box // 32) * 32 if self.scales else 0
         scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
             self.scales
         ]
-        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16
+        packed = 64 * self.bn + -(-self.bn // 32) * 128 + 8 if self.element == Element.E2M1 else 0
+        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16 + packed
+
+    @property
+    def _fixed(self) -> int:
+        """Bytes of the barrier of received sums and of the table for unpacking."""
+        return 8 + 128 * (self.element == Element.E2M1)
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
         tile = self.sized
-        return tile.stages * tile._stage + tile._staging + 8 + 8 * groups
+        return tile.stages * tile._stage + tile._staging + tile._fixed + 8 * groups
 
     @property
     def constants(self) -> str:
@@ -209,7 +217,7 @@ def _read(name: str) -> str:
 
 def kernel_text() -> str:
     """Return the kernel's text without its constants and PTX wrappers."""
-    return "\n".join(map(_read, ("tile.cuh", "epilogue.cuh", "gemm.cu")))
+    return "\n".join(map(_read, ("tile.cuh", "epilogue.cuh", "unpack.cuh", "gemm.cu")))
 
 
 DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
