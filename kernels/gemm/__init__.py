@@ -1,8 +1,8 @@
 """FP8 GEMMs for Hopper: group-scaled with promotion to FP32 (forward, dgrad, wgrad), grouped by experts, and native.
 
 Each function computes D (M, N) = A (M, K) B^T with B (N, K). Operands are E4M3 torch tensors, contiguous along K; N is a
-multiple of 8 and K of 16. `gemm` takes INT8 as well, and `fp4_weights` E2M1 for B. Scales are FP32, powers of two or not. Scales
-of 1x128 groups have the shape (ceil(K / 128), rows) with contiguous rows and a pitch that is a multiple of 4 floats, as
+multiple of 8 and K of 16. `gemm` takes INT8 as well, and `fp4_weights` E2M1 for B. Scales are FP32, powers of two or not.
+Scales of 1x128 groups have the shape (ceil(K / 128), rows) with contiguous rows and a pitch that is a multiple of 4 floats, as
 `kernels.quantise` writes them.
 
 Bits of each output: four wgmma steps from zero give the partial sum of 128 products in Hopper's e8m13 accumulator, or in int32.

@@ -108,7 +108,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (SHARE == 1) tma_load(to + rank * A_ROWS * 128, &a, k * 128, tile.row + rank * A_ROWS, bar, EVERYONE);
           else tma_load(to, &a, k * 128, tile.row, bar);
           const u32 to_b = PACKED ? base + PACKED_AT + ring.stage * PACKED : to + A_BYTES, bar_b = PACKED ? packed + 8 * ring.stage : bar;
-          if (PACKED) barrier_expect(bar_b, PACKED + SHIFTS), tma_load(s + STAGE_SCALES - SHIFTS, &sb, b_row, k, bar_b);
+          if (PACKED) barrier_expect(bar_b, PACKED + SHIFTS), tma_load(s + SHIFTS_AT, &sb, b_row, k, bar_b);
           if (SHARE == 2) tma_load(to_b + rank * B_ROWS * B_STEP, &b, k * B_STEP, b_row + rank * B_ROWS, bar_b, EVERYONE);
           else tma_load(to_b, &b, k * B_STEP, b_row, bar_b);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
@@ -141,7 +141,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     } else if (PACKED && threadIdx.x >= FIRST_UNPACKER) {
       for (; more; more = walk.next(tile))
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
-          const u32 shifts = base + SCALES_AT + (ring.stage + 1) * STAGE_SCALES - SHIFTS, to = base + ring.stage * STAGE + A_BYTES;
+          const u32 shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT, to = base + ring.stage * STAGE + A_BYTES;
           barrier_wait(packed + 8 * ring.stage, ring.parity);
           unpack(base + PACKED_AT + ring.stage * PACKED, shifts, base + TABLE_AT, to, threadIdx.x - FIRST_UNPACKER);
           fence_async();

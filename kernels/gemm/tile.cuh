@@ -39,8 +39,8 @@ constexpr int A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
 constexpr int B_STEP = ELEMENT == 2 ? 64 : 128, PACKED = ELEMENT == 2 ? BN * B_STEP : 0;  // bytes of a row and of B that are copied
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group may start at any row, a copy only at a multiple of 4
 constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : SCALES ? 32 : 0;
-constexpr int SHIFTS = ELEMENT == 2 ? BN * 4 : 0;  // bytes: one per group of 32, four per row of B
-constexpr int STAGE_SCALES = (SA_FLOATS + SB_FLOATS) * 4 + (SHIFTS + 127) / 128 * 128;
+constexpr int SHIFTS = ELEMENT == 2 ? BN * 4 : 0, SHIFTS_AT = (SA_FLOATS + SB_FLOATS) * 4;  // a byte per group of 32 of a row of B
+constexpr int STAGE_SCALES = SHIFTS_AT + (SHIFTS + 127) / 128 * 128;
 constexpr int EXPECTED = (PACKED ? A_BYTES : STAGE) + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
 constexpr int STORED = BN / SPLIT, NSTORED = STORED / 2;  // columns that this CTA stores
 constexpr int BOXED = STORED / 16 * 16;                   // columns in bulk stores; the other 8, if any, are stored directly
