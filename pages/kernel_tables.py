@@ -159,7 +159,9 @@ def experts(record: BenchRecord) -> Iterator[str]:
 
 def narrow(record: BenchRecord) -> Iterator[str]:
     """Yield INT8 with group scales, and FP8 by FP4, beside ours in FP8."""
-    yield heading(record, "gemm.int8") if record.find("gemm.int8", "ours") else "No shipped record has these kernels yet."
+    yield (
+        heading(record, "gemm.int8") if record.find("gemm.int8", "ours") else "No shipped record has these kernels yet."
+    )
     yield ""
     yield "| m, n, k | FP8 | INT8 | twin | torch's INT8, unscaled | FP8 x FP4 | twin | FP8 / INT8 | FP8 / FP8 x FP4 |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"

@@ -169,7 +169,9 @@ class Tile:
 
     @property
     def _staging(self) -> int:
-        """Bytes for the staging of D and, with split K, for the partial sums of the other CTA."""
+        """Bytes for the staging of D and, with split K, for the partial sums of the other CTA, unless the ring holds both."""
+        if self.split > 1 and self.bm == 256:
+            return 0
         parts = 1 if self.out == OutputType.FP32 else self.bm // self.warpgroups // 64
         one = -(-64 * self._bulk_columns * self.out * parts // 1024) * 1024
         received = 4 * self.bm * self.bn // self.split if self.split > 1 else 0
@@ -187,8 +189,8 @@ class Tile:
 
     @property
     def _fixed(self) -> int:
-        """Bytes of the barrier of received sums and of the table for unpacking."""
-        return 8 + 128 * (self.element == Element.E2M1)
+        """Bytes of the barriers of received sums and of the table for unpacking."""
+        return 16 + 128 * (self.element == Element.E2M1)
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
