@@ -130,7 +130,7 @@ PLANTED = {
         UNPACKED,
         "barrier_wait(packed + 8 * ring.stage, ring.parity);",
         "",
-        "differ|changed|more arrivals",
+        "differ|changed|more arrivals|is outside",
     ),
     "multiplying before the weights are unpacked": (
         UNPACKED,
