@@ -145,13 +145,14 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
         math *= (1.1 if tile.bm == 256 else 1.13) * (1.0 if tile.bn % 64 == 0 else 1.04)
     a_rows = tile.bm / (tile.sharers if tile.share == SharedOperand.A else 1)
     b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
-    load = (tile.bm + tile.bn) * 128 / (gpu.sm_bytes_a_clock * clocks)
-    step = max(math, load, active * (a_rows + b_rows) * 128 / gpu.l2_bytes)
+    weights = 17 / 32 if p.element == Element.E2M1 else 1.0  # bytes an element of B, with E2M1's scales
+    load = (tile.bm + tile.bn * weights) * 128 / (gpu.sm_bytes_a_clock * clocks)
+    step = max(math, load, active * (a_rows + b_rows * weights) * 128 / gpu.l2_bytes)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden
     store += gpu.ragged_us if tile.bn % 16 else 0.0
     busy = waves * (-(-p.steps // tile.split) * step + store)
-    moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
+    moved = max(p.groups, 1) * p.n * p.k * weights + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
     memory = moved / (gpu.memory_bytes_in_step if tile.cluster == 4 and waves == 1 else gpu.memory_bytes)
     start = gpu.start_us + (gpu.split_us * max(tile.bm // 128, 1) if tile.split > 1 else 0.0)
     start += gpu.cluster_of_four_us if tile.cluster == 4 else 0.0
