@@ -81,7 +81,7 @@ TILES = [
     Tile(64, 64, share=A, sharers=4, depth=2, element=INT8),
     Tile(64, 32, depth=2, element=INT8, out=FP32),
     Tile(64, 64, depth=2, element=E2M1, stages=2),
-    Tile(64, 32, split=2, depth=2, element=E2M1, out=FP32),
+    Tile(64, 128, split=2, element=E2M1, out=FP32),
     Tile(64, 64, share=A, sharers=4, depth=2, element=E2M1, stages=3),
     Tile(128, 112, depth=2, element=E2M1, stages=2),
     Tile(128, 192, share=B, element=E2M1),

@@ -8,6 +8,7 @@ import gemm_on_cpu
 from test_gemm import (
     E2M1,
     FP32,
+    INT8,
     TENSOR,
     A,
     assert_same_bits,
@@ -125,6 +126,12 @@ PLANTED = {
         "",
         "differ|its CTA ends while copies|a copy lands",
     ),
+    "a turn that is not handed over": (
+        Tile(128, 64, stages=2, element=INT8),
+        "                if (TURNS) named_arrive(4 + (wg ^ 1), MATH);\n",
+        "",
+        "deadlock",
+    ),
     "no fence after unpacking": (UNPACKED, "          fence_async();\n", "", "wgmma reads what thread"),
     "unpacking before the copies have landed": (
         UNPACKED,
@@ -134,11 +141,11 @@ PLANTED = {
     ),
     "multiplying before the weights are unpacked": (
         UNPACKED,
-        "(SCALES == 1 ? 2 : 1) + UNPACKERS",
+        "(SCALES == 1 ? 2 : 1) + (PACKED ? 1 : 0)",
         "(SCALES == 1 ? 2 : 1)",
         "differ|changed|more arrivals|without a fence",
     ),
-    "the factor of another group": (UNPACKED, "load_byte(shifts + i)", "load_byte(shifts + (i ^ 1))", "differ"),
+    "the factor of another group": (UNPACKED, "load_byte(shifts + i", "load_byte(shifts + 1 + i", "differ"),
     "the sign of another weight": (UNPACKED, "(spread & 0x00080008) << 4", "(spread & 0x00800080)", "differ"),
     "sums handed to oneself": (
         Tile(128, 64, stages=2, split=2),

@@ -32,10 +32,11 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     splittable = p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128 and not p.groups and p.steps > 1
     if splittable and not flat and -(-p.m // 256) * -(-p.n // 128) <= SMS // 2:  # CTAs that split K do not walk tiles
         yield tile(256, 128, split=2)
-    for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, (32, 64))):
+    narrow = (32, 64, 128) if p.element == Element.E2M1 else (32, 64)
+    for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, narrow)):
         for bn in widths:
-            # A scale for every column and two steps in flight spill at 128 x 128.
-            spills = p.scales == ScaleLayout.GROUP and bm == bn == 128
+            # Two steps in flight spill at 128 columns beside a scale for every column, and in a single warpgroup.
+            spills = bn == 128 and (bm == 64 or p.scales == ScaleLayout.GROUP)
             for split in (1, 2) if splittable else (1,):
                 yield tile(bm, bn, split=split, depth=1 if spills else depth)
     yield tile(64, 64, share=SharedOperand.A, sharers=4, depth=depth)
@@ -147,7 +148,9 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
     b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
     weights = 17 / 32 if p.element == Element.E2M1 else 1.0  # bytes an element of B, with E2M1's scales
     load = (tile.bm + tile.bn * weights) * 128 / (gpu.sm_bytes_a_clock * clocks)
-    step = max(math, load, active * (a_rows + b_rows * weights) * 128 / gpu.l2_bytes)
+    # Six warps unpack E2M1, each a stage at a time: some 450 clocks of latency, and 65 instructions for 32 weights of a lane.
+    unpack = (450 + 8 * tile.bn) / 6 / clocks if p.element == Element.E2M1 else 0.0
+    step = max(math, load, unpack, active * (a_rows + b_rows * weights) * 128 / gpu.l2_bytes)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden
     store += gpu.ragged_us if tile.bn % 16 else 0.0

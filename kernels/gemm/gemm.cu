@@ -67,7 +67,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     prefetch(&a), prefetch(&b), prefetch(&d);
     if (SCALES) prefetch(&sa);
     if (SCALES == 2 || PACKED) prefetch(&sb);
-    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, (SCALES == 1 ? 2 : 1) + UNPACKERS), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, (SCALES == 1 ? 2 : 1) + (PACKED ? 1 : 0)), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
     for (int s = 0; PACKED && s < STAGES; ++s) barrier_init(packed + 8 * s, 1);
     if (SPLIT == 2) barrier_init(received, 1);
     if (IN_RING) barrier_init(clear, WGS * 4);
@@ -89,9 +89,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Tile tile;
   Ring ring;
   bool more = walk.next(tile);  // everything that needs no input precedes the wait for the inputs
-  if (UNPACKERS == 4 ? wg >= WGS : wg == WGS) {
+  if (UNPACKERS ? wg >= WGS : wg == WGS) {
     // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Packed
-    // weights have a barrier of their own, and warps that unpack them, whose arrival the full barrier awaits.
+    // weights have a barrier of their own, and a warp that unpacks them, whose arrival the full barrier awaits.
     if (WGS == 2) fewer_registers<40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
@@ -141,18 +141,21 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         }
       }
     } else if (PACKED && threadIdx.x >= FIRST_UNPACKER) {
+      // Each warp has stages of its own, since the latency of unpacking is several times what a step may take.
+      const int mine = (threadIdx.x - FIRST_UNPACKER) / 32, lane = threadIdx.x % 32;
       for (; more; more = walk.next(tile))
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
+          if (ring.stage % UNPACKERS != mine) continue;
           const u32 shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT, to = base + ring.stage * STAGE + A_BYTES;
           barrier_wait(packed + 8 * ring.stage, ring.parity);
-          unpack(base + PACKED_AT + ring.stage * PACKED, shifts, base + TABLE_AT, to, threadIdx.x - FIRST_UNPACKER);
+          unpack(base + PACKED_AT + ring.stage * PACKED, shifts, base + TABLE_AT, to, lane);
           fence_async();
           __syncwarp();
-          if (threadIdx.x % 32 == 0) barrier_arrive(full + 8 * ring.stage);
+          if (lane == 0) barrier_arrive(full + 8 * ring.stage);
         }
     }
   } else {
-    if (WGS == 2) more_registers<232>();
+    if (WGS == 2) more_registers<UNPACKERS ? 216 : 232>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // first row of the warpgroup within the CTA's tile
     const auto release = [&](int stage) {
@@ -165,6 +168,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
+    if (TURNS && wg == 1) named_arrive(4, MATH);
     wait_for_inputs();
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
     for (; more; more = walk.next(tile)) {
@@ -253,12 +257,14 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
               for (int run = 0; run < RUNS; ++run) {
                 const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last to read this stage
                 Part(&sum)[NACC] = PROMOTE ? part : (Part(&)[NACC])acc[h];
+                if (TURNS) named_sync(4 + wg, MATH);
                 pin(sum);
                 wgmma_fence();
 #pragma unroll
                 for (int j = run * 4 / RUNS; j < (run + 1) * 4 / RUNS; ++j)
                   wgmma(sum, of_a + h * 512 + j * 2, to_b + j * 2, PROMOTE == 0 || j > run * 4 / RUNS || (STEPS > 1 && (k - tile.from) % STEPS));
                 wgmma_commit();
+                if (TURNS) named_arrive(4 + (wg ^ 1), MATH);
                 pin(sum);
                 float f[BLOCKS][2];
 #pragma unroll
@@ -347,6 +353,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
       for (int h = 0; h < PARTS; ++h) store(sums[h], h);
     }
+    if (TURNS && wg == 0) named_sync(4, MATH);  // takes the turn that nobody needs
     if (threadIdx.x % 128 == 0) tma_wait_read();
   }
   __syncwarp();

@@ -19,10 +19,11 @@ typedef Summed<ELEMENT>::type Part;
 typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if promoted
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
-// Warps that unpack E2M1: a warpgroup of their own where registers allow it, or the producers' idle warps.
-constexpr int UNPACKERS = ELEMENT != 2 ? 0 : WGS == 1 ? 4 : 2, FIRST_UNPACKER = MATH + (WGS == 1 ? 128 : 64);
-constexpr int THREADS = MATH + (UNPACKERS == 4 ? 256 : 128);
+constexpr int UNPACKERS = ELEMENT == 2 ? 6 : 0, FIRST_UNPACKER = MATH + 64;  // warps: a warpgroup and the producers' idle ones
+constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
+// Whether two warpgroups multiply by turns, so that one converts and promotes while the other multiplies.
+constexpr bool TURNS = ELEMENT == 1 && WGS == 2 && PROMOTE && DEPTH == 1;
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // rows per copy

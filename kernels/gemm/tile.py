@@ -11,6 +11,8 @@ SHARED_BYTES = 232_448
 """Shared memory available to one CTA on a Hopper SM, bytes (CUDA programming guide, compute capability 9.0)."""
 MAX_GROUPS = 1024
 """Largest number of groups in a grouped GEMM; their table is in shared memory."""
+UNPACKERS = 6
+"""Warps that unpack E2M1, as UNPACKERS in tile.cuh."""
 PROMOTE_128 = 4
 """Wgmmas between promotions where the interval is 128 products; each wgmma sums 32."""
 
@@ -126,8 +128,8 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Threads per CTA: math warpgroups, producers and, beside one math warpgroup, a warpgroup that unpacks E2M1."""
-        return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1 and self.warpgroups == 1))
+        """Threads per CTA: math warpgroups, producers, and a warpgroup that unpacks E2M1."""
+        return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1))
 
     @property
     def box_columns(self) -> int:
@@ -165,7 +167,10 @@ class Tile:
         table = 8 * MAX_GROUPS if self.grouped else 0
         left = SHARED_BYTES - self._staging - self._fixed - table
         most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
-        return replace(self, stages=min(most, left // self._stage))
+        stages = min(most, left // self._stage)
+        if self.element == Element.E2M1 and stages > UNPACKERS:
+            stages -= stages % UNPACKERS  # as many stages for each warp that unpacks
+        return replace(self, stages=stages)
 
     @property
     def _staging(self) -> int:

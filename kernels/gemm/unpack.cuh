@@ -20,26 +20,22 @@ __device__ __forceinline__ u32 four_e4m3(u32 codes, uint2 table) {
   return __byte_perm(table.x, table.y, codes & 0x7777) | (spread & 0x80008000) | (spread & 0x00080008) << 4;
 }
 
-// Unpacks a stage of B. Each thread takes groups of 32, 16 bytes each; `first` is its first. Two at once hide the latency of loads.
-__device__ __forceinline__ void unpack(u32 from, u32 shifts, u32 table, u32 to, u32 first) {
-  constexpr u32 OF_STAGE = BN * 4, STRIDE = UNPACKERS ? UNPACKERS * 32 : 32, AT_ONCE = OF_STAGE % (2 * STRIDE) ? 1 : 2;
-  const u32 place = to + (first * 32 ^ (first / 4 % 8 << 4));  // the 128-byte swizzle
+// Unpacks a stage of B by one warp. A lane takes groups of 32, 16 bytes each, two at once to hide the latency of loads.
+__device__ __forceinline__ void unpack(u32 from, u32 shifts, u32 table, u32 to, u32 lane) {
+  const u32 place = to + (lane * 32 ^ lane / 4 << 4);  // the 128-byte swizzle
 #pragma unroll 1
-  for (u32 done = 0; done < OF_STAGE; done += AT_ONCE * STRIDE) {
-    const u32 i = first + done;
-    if (OF_STAGE % STRIDE && i >= OF_STAGE) break;
-    uint4 codes[AT_ONCE];
-    uint2 t[AT_ONCE];
+  for (u32 i = 0; i < BN * 4; i += 64) {
+    uint4 c[2];
+    uint2 t[2];
 #pragma unroll
-    for (u32 j = 0; j < AT_ONCE; ++j) codes[j] = load_words4(from + (i + j * STRIDE) * 16), t[j].x = load_byte(shifts + i + j * STRIDE);
+    for (u32 j = 0; j < 2; ++j) c[j] = load_words4(from + (i + j * 32 + lane) * 16), t[j].x = load_byte(shifts + i + j * 32 + lane);
 #pragma unroll
-    for (u32 j = 0; j < AT_ONCE; ++j) t[j] = load_words2(table + t[j].x * 8);
+    for (u32 j = 0; j < 2; ++j) t[j] = load_words2(table + t[j].x * 8);
 #pragma unroll
-    for (u32 j = 0; j < AT_ONCE; ++j) {
-      const u32 at = place + (done + j * STRIDE) * 32;
-      const uint4 c = codes[j];
-      store_words4(at, four_e4m3(c.x, t[j]), four_e4m3(c.x >> 16, t[j]), four_e4m3(c.y, t[j]), four_e4m3(c.y >> 16, t[j]));
-      store_words4(at ^ 16, four_e4m3(c.z, t[j]), four_e4m3(c.z >> 16, t[j]), four_e4m3(c.w, t[j]), four_e4m3(c.w >> 16, t[j]));
+    for (u32 j = 0; j < 2; ++j) {
+      const u32 at = place + (i + j * 32) * 32;
+      store_words4(at, four_e4m3(c[j].x, t[j]), four_e4m3(c[j].x >> 16, t[j]), four_e4m3(c[j].y, t[j]), four_e4m3(c[j].y >> 16, t[j]));
+      store_words4(at ^ 16, four_e4m3(c[j].z, t[j]), four_e4m3(c[j].z >> 16, t[j]), four_e4m3(c[j].w, t[j]), four_e4m3(c[j].w >> 16, t[j]));
     }
   }
 }
