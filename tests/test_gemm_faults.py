@@ -145,7 +145,7 @@ PLANTED = {
         "(SCALES == 1 ? 2 : 1)",
         "differ|changed|more arrivals|without a fence",
     ),
-    "the factor of another group": (UNPACKED, "load_byte(shifts + i", "load_byte(shifts + 1 + i", "differ"),
+    "the factor of another group": (UNPACKED, "i + j * 32 + lane);", "i + j * 32 + (lane ^ 1));", "differ"),
     "the sign of another weight": (UNPACKED, "(spread & 0x00080008) << 4", "(spread & 0x00800080)", "differ"),
     "sums handed to oneself": (
         Tile(128, 64, stages=2, split=2),
