@@ -16,7 +16,7 @@ import gemm_on_cpu  # noqa: E402
 
 import isa_model  # noqa: E402
 from isa_model.operand_fields import Scaling  # noqa: E402
-from kernels.gemm.fp4 import fp4_scales  # noqa: E402
+from kernels.gemm.fp4 import prepare_fp4  # noqa: E402
 from kernels.gemm.launches import GemmOperands, issue  # noqa: E402
 from kernels.gemm.tile import Element, OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
 
@@ -145,7 +145,9 @@ def packed_weights(n, k, generator):
 
 def unpacked(x):
     """Return the weights over their blocks' scales as E4M3, which must hold them exactly."""
-    codes = torch.stack([x.b & 15, x.b >> 4], -1).view(x.b.shape[0], -1).int()
+    words = x.b.view(torch.int32)[:, :, None] >> torch.arange(32, dtype=torch.int32) & 1
+    signs = torch.tensor([7, 15, 23, 31, 3, 11, 19, 27])
+    codes = (words[..., ::4] + 2 * words[..., 1::4] + 4 * words[..., 2::4] + 8 * words[..., signs]).flatten(1)
     shifts = x.shifts.T.contiguous().view(torch.uint8).double().repeat_interleave(32, 1)[:, : codes.shape[1]]
     exact = MAGNITUDES[codes & 7] * (1 - (codes >> 3) * 2) * torch.exp2(shifts - 8)
     assert torch.equal(exact.to(torch.float8_e4m3fn).double(), exact)
@@ -169,8 +171,8 @@ def operands(tile, m, n, k, groups=0):
     if tile.element != E2M1:
         return x
     packed, scales = packed_weights(n, k, g)
-    scale_b, shifts = fp4_scales(scales)
-    return x._replace(b=packed, scale_b=scale_b, shifts=shifts)
+    weights = prepare_fp4(packed, scales)
+    return x._replace(b=weights.codes, scale_b=weights.scales, shifts=weights.shifts)
 
 
 def expected(tile, x):
@@ -316,26 +318,32 @@ def test_more_parts_than_k_has():
 
 
 @pytest.mark.parametrize(("n", "k"), [(300, 416), (8, 32)])
-def test_shifts_and_block_scales_are_the_groups_scales(n, k):
-    """A block's scale times 2^(shift - 8) is each group's own, also at the edges."""
-    _, scales = packed_weights(n, k, torch.Generator().manual_seed(n))
-    scale_b, shifts = fp4_scales(scales)
-    of_groups = shifts.T.contiguous().view(torch.uint8)[:, : k // 32].double() - 8
-    of_blocks = scale_b.double().repeat_interleave(128, 0)[:n].repeat_interleave(4, 1)[:, : k // 32]
-    assert torch.equal(of_blocks * torch.exp2(of_groups), torch.exp2(scales.double() - 127))
+def test_prepared_weights_are_the_given_ones(n, k):
+    """Codes times 2^(shift - 8) times a block's scale are the packed codes times each group's own scale, also at the edges."""
+    packed, scales = packed_weights(n, k, torch.Generator().manual_seed(n))
+    weights = prepare_fp4(packed, scales)
+    x = GemmOperands(None, weights.codes, None, None, None, shifts=weights.shifts)
+    of_blocks = weights.scales.double().repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)[:, :k]
+    codes = torch.stack([packed & 15, packed >> 4], -1).flatten(1).int()
+    numbers = MAGNITUDES[codes & 7].double() * (1 - (codes >> 3) * 2)
+    assert torch.equal(
+        unpacked(x).double() * of_blocks, numbers * torch.exp2(scales.double() - 127).repeat_interleave(32, 1)
+    )
 
 
 def test_weights_that_e4m3_does_not_hold_are_refused():
-    """Scales further apart than 2^14 within a block, NaN and other types are refused."""
-    scales = torch.full((200, 8), 120, dtype=torch.uint8)
+    """Scales further apart than 2^14 within a block, NaN, other shapes and other types are refused."""
+    packed, scales = torch.zeros(200, 128, dtype=torch.uint8), torch.full((200, 8), 120, dtype=torch.uint8)
     scales[150, 2] = 105
     with pytest.raises(ValueError, match=r"differ by more than 2\^14"):
-        fp4_scales(scales)
+        prepare_fp4(packed, scales)
     scales[150, 2], scales[3, 3] = 106, 255
     with pytest.raises(ValueError, match="255 is NaN"):
-        fp4_scales(scales)
-    with pytest.raises(ValueError, match="must be uint8"):
-        fp4_scales(scales.float())
+        prepare_fp4(packed, scales)
+    with pytest.raises(ValueError, match="scales must be uint8"):
+        prepare_fp4(packed, scales.float())
+    with pytest.raises(ValueError, match=r"packed must be \(200, 128\), 16 bytes for each scale; it is \(200, 64\)"):
+        prepare_fp4(packed[:, :64], scales)
 
 
 @on_a_cpu

@@ -205,7 +205,7 @@ def test_each_scale_layout_has_its_own_limits(x, scales, promote, add, message):
         (
             fp4_operands()._replace(shifts=torch.zeros(136, 3, dtype=torch.int32)),
             BLOCK,
-            "shifts must be a contiguous int32 tensor (3, 136), as fp4_scales makes it; it is torch.int32 (136, 3)",
+            "shifts must be a contiguous int32 tensor (3, 136), as prepare_fp4 makes it; it is torch.int32 (136, 3)",
         ),
     ],
 )

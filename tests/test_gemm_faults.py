@@ -146,7 +146,7 @@ PLANTED = {
         "differ|changed|more arrivals|without a fence",
     ),
     "the factor of another group": (UNPACKED, "i + j * 32 + lane);", "i + j * 32 + (lane ^ 1));", "differ"),
-    "the sign of another weight": (UNPACKED, "(spread & 0x00080008) << 4", "(spread & 0x00800080)", "differ"),
+    "the sign of another weight": (UNPACKED, "codes << 4 & 0x80808080", "codes << 3 & 0x80808080", "differ"),
     "sums handed to oneself": (
         Tile(128, 64, stages=2, split=2),
         "rank ^ 1, make_float4",

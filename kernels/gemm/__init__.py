@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernels.gemm.fp4 import fp4_scales
+from kernels.gemm.fp4 import Fp4Weights, prepare_fp4
 from kernels.gemm.launches import GemmOperands, issue
 from kernels.gemm.tile import PROMOTE_128, ScaleLayout
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["fp4_scales", "fp4_weights", "gemm", "grouped", "native", "wgrad"]
+__all__ = ["Fp4Weights", "fp4_weights", "gemm", "grouped", "native", "prepare_fp4", "wgrad"]
 
 
 def _wgmmas(promote: int) -> int:
@@ -59,24 +59,16 @@ def gemm(
 
 
 def fp4_weights(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    scale_a: torch.Tensor,
-    scale_b: torch.Tensor,
-    shifts: torch.Tensor,
-    out: torch.Tensor | None = None,
-    *,
-    twin: bool = False,
+    a: torch.Tensor, b: Fp4Weights, scale_a: torch.Tensor, out: torch.Tensor | None = None, *, twin: bool = False
 ) -> torch.Tensor:
     """Compute a forward GEMM of E4M3 activations by E2M1 weights, which stay packed until they are in shared memory.
 
-    `b` is uint8 (N, K / 2): two codes of E2M1 a byte, the first in the lower half. `scale_b` and `shifts` are what `fp4_scales`
-    makes of the weights' UE8M0 scales of 1x32. The weights are unpacked to E4M3 without loss, so that the bits are those of
-    `gemm` on weights unpacked beforehand. K is a multiple of 32. `twin` as for `gemm`.
+    `b` is what `prepare_fp4` makes of packed codes and UE8M0 scales of 1x32. The weights are unpacked to E4M3 without loss, so
+    that the bits are those of `gemm` on weights unpacked beforehand. `twin` as for `gemm`.
     """
-    if shifts is None:
-        raise ValueError("shifts must be given: they say by how much each group's scale differs from its block's")
-    x = GemmOperands(a, b, scale_a, scale_b, out, shifts=shifts)
+    if not isinstance(b, Fp4Weights):
+        raise ValueError(f"b must be what prepare_fp4 returns; got {type(b).__name__}")
+    x = GemmOperands(a, b.codes, scale_a, b.scales, out, shifts=b.shifts)
     return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else PROMOTE_128)
 
 

@@ -140,10 +140,11 @@ def fp4_cases(shape: BenchGemm) -> Iterator[Case]:
 
     def prepare(generator: Any) -> BenchOperands:
         a, b = quantise(normal(generator, m, k), (1, 128)), to_fp4(normal(generator, n, k))
-        return BenchOperands(a.codes, b.packed, nan(m, n), (a, b, by_group(a), *gemm.fp4_scales(b.scales)))
+        weights = gemm.prepare_fp4(b.packed, b.scales)
+        return BenchOperands(a.codes, weights.codes, nan(m, n), (a, b, by_group(a), weights))
 
     def launch(x: BenchOperands, twin: bool) -> None:
-        gemm.fp4_weights(x.a, x.b, *x.call[2:], x.out, twin=twin)
+        gemm.fp4_weights(x.a, x.call[3], x.call[2], x.out, twin=twin)
 
     for twin in (False, True):
         yield Case(

@@ -150,8 +150,7 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
     b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
     weights = 17 / 32 if p.element == Element.E2M1 else 1.0  # bytes an element of B, with E2M1's scales
     load = (tile.bm + tile.bn * weights) * 128 / (gpu.sm_bytes_a_clock * clocks)
-    # Six warps unpack E2M1, each a stage at a time: some 450 clocks of latency, and 65 instructions for 32 weights of a lane.
-    unpack = (450 + 8 * tile.bn) / 6 / clocks if p.element == Element.E2M1 else 0.0
+    unpack = 4.5 * tile.bn / clocks if p.element == Element.E2M1 else 0.0
     step = max(math, load, unpack, active * (a_rows + b_rows * weights) * 128 / gpu.l2_bytes)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden

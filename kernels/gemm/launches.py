@@ -238,7 +238,7 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
         require(k % 32 == 0, f"K must be a multiple of 32, the elements of a scale of FP4; it is {k}")
         require(
             x.shifts.dtype == torch.int32 and tuple(x.shifts.shape) == (groups_of_k, n) and x.shifts.is_contiguous(),
-            f"shifts must be a contiguous int32 tensor ({groups_of_k}, {n}), as fp4_scales makes it; "
+            f"shifts must be a contiguous int32 tensor ({groups_of_k}, {n}), as prepare_fp4 makes it; "
             f"it is {x.shifts.dtype} {tuple(x.shifts.shape)}",
         )
     for name, t in (("scale_a", x.scale_a), ("scale_b", x.scale_b)):

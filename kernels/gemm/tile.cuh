@@ -19,7 +19,7 @@ typedef Summed<ELEMENT>::type Part;
 typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if promoted
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
-constexpr int UNPACKERS = ELEMENT == 2 ? 6 : 0, FIRST_UNPACKER = MATH + 64;  // warps: a warpgroup and the producers' idle ones
+constexpr int UNPACKERS = ELEMENT == 2 ? 4 : 0, FIRST_UNPACKER = MATH + 128;  // warps, one on each quarter of an SM
 constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
 // Whether two warpgroups multiply by turns, so that one converts and promotes while the other multiplies.

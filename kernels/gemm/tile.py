@@ -11,7 +11,7 @@ SHARED_BYTES = 232_448
 """Shared memory available to one CTA on a Hopper SM, bytes (CUDA programming guide, compute capability 9.0)."""
 MAX_GROUPS = 1024
 """Largest number of groups in a grouped GEMM; their table is in shared memory."""
-UNPACKERS = 6
+UNPACKERS = 4
 """Warps that unpack E2M1, as UNPACKERS in tile.cuh."""
 PROMOTE_128 = 4
 """Wgmmas between promotions where the interval is 128 products; each wgmma sums 32."""
