@@ -224,7 +224,8 @@ def _grouped_cases(layout: str, shape: BenchGemm) -> Iterator[Case]:
         return by_group(a), b.scales.view(GROUPS, shape.n // 128, -1), *places
 
     def launch(x: BenchOperands, twin: bool) -> None:
-        gemm.grouped(x.a, x.b, *x.call[2], x.out, twin=twin)
+        scale_a, scale_b, starts, counts = x.call[2]
+        gemm.grouped(x.a, x.b, scale_a, scale_b, starts, counts, x.out, twin=twin)
 
     for twin in (False, True):
         of_all = problem_of(
