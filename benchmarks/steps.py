@@ -49,7 +49,7 @@ class Ablation:
     description: str
     """Description of the optimisation."""
     kind: str
-    """`fprop`, `wgrad`, `int8` or `native`."""
+    """`fprop`, `wgrad` or `native`."""
     at: tuple[BenchGemm, ...]
     """GEMMs where it matters."""
     tile: Callable[[Tile], Tile] = same
@@ -163,13 +163,6 @@ STEPS = (
         (BenchGemm(4096, 4096, 7168), BenchGemm(4096, 7168, 16384)),
         tile=lambda tile: replace(tile, depth=2),
     ),
-    Ablation(
-        "int8-conversion",
-        "int8: sums converted by I2FP instead of an integer and an FP32 addition of 1.5 * 2^23",
-        "int8",
-        (BenchGemm(4096, 4096, 7168),),
-        text=(("return __int2float_rn(sum);", "return __fadd_rn(__int_as_float(sum + 0x4B400000), -12582912.0f);"),),
-    ),
 )
 
 
@@ -241,9 +234,8 @@ def cases(gpu: Gpu) -> Iterator[list[Case]]:
     """Yield the cases of each GEMM and each cast: the kernel as it is, and without each optimisation."""
     for kind, shape in dict.fromkeys((step.kind, shape) for step in STEPS for shape in step.at):
         steps = [step for step in STEPS if step.kind == kind and shape in step.at]
-        of_kind = {"fprop": partial(gemms.blocks_cases, "gemm.fprop"), "wgrad": gemms.wgrad_cases}
-        of_kind["int8"] = partial(gemms.blocks_cases, "gemm.int8")
-        ours = next(iter(of_kind[kind](shape))) if kind in of_kind else gemms.native_case(shape)
+        of_kind = {"fprop": partial(gemms.blocks_cases, "gemm.fprop"), "wgrad": gemms.wgrad_cases}.get(kind)
+        ours = next(iter(of_kind(shape))) if of_kind else gemms.native_case(shape)
         yield [ours, *(_gemm(ours, step, shape, gpu) for step in steps)]
     for name in dict.fromkeys(step.kernel for step in CASTS):
         kernel = next(kernel for kernel in quantise.cast_kernels() if kernel.name == name)

@@ -364,24 +364,14 @@ void barrier_wait(u32 bar, u32 parity) {
   wait_until("barrier", bar, parity, [&b, parity] { return (b.phase & 1) != parity; });
 }
 
-u32 arrive_at(Named &b, int id, int count) {
+void named_sync(int id, int count) {
+  meet("bar.sync");
+  Named &b = ctas[self->cta].named[id];
   if (b.arrived == 0) b.threads = count;
   if (b.threads != count) fail("named barrier " + std::to_string(id) + " with two counts");
   const u32 meeting = b.meetings;
   if (++b.arrived == count) b.arrived = 0, ++b.meetings;
-  return meeting;
-}
-
-void named_sync(int id, int count) {
-  meet("bar.sync");
-  Named &b = ctas[self->cta].named[id];
-  const u32 meeting = arrive_at(b, id, count);
-  if (b.meetings == meeting) wait_until("named barrier", 0, id + 1, [&b, meeting] { return b.meetings != meeting; });
-}
-
-void named_arrive(int id, int count) {
-  meet("bar.arrive");
-  arrive_at(ctas[self->cta].named[id], id, count);
+  else wait_until("named barrier", 0, id + 1, [&b, meeting] { return b.meetings != meeting; });
 }
 
 void __syncthreads() { named_sync(0, launch.threads); }

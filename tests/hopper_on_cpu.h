@@ -72,7 +72,6 @@ u32 barrier_test(u32 bar, u32 parity);
 void barrier_wait(u32 bar, u32 parity);
 inline u32 barrier_done(u32 bar, u32 parity, bool asked) { return asked && barrier_test(bar, parity); }
 void named_sync(int id, int threads);
-void named_arrive(int id, int threads);
 void __syncthreads();
 void __syncwarp();
 u32 shuffle(u32 v, int lane);

@@ -8,7 +8,6 @@ import gemm_on_cpu
 from test_gemm import (
     E2M1,
     FP32,
-    INT8,
     TENSOR,
     A,
     assert_same_bits,
@@ -125,12 +124,6 @@ PLANTED = {
         "barrier_wait(received, 0);",
         "",
         "differ|its CTA ends while copies|a copy lands",
-    ),
-    "a turn that is not handed over": (
-        Tile(128, 64, stages=2, element=INT8),
-        "                if (TURNS) named_arrive(4 + (wg ^ 1), MATH);\n",
-        "",
-        "deadlock",
     ),
     "no fence after unpacking": (UNPACKED, "          fence_async();\n", "", "wgmma reads what thread"),
     "unpacking before the copies have landed": (

@@ -168,7 +168,6 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
 
-    if (TURNS && wg == 1) named_arrive(4, MATH);
     wait_for_inputs();
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
     for (; more; more = walk.next(tile)) {
@@ -257,14 +256,12 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
               for (int run = 0; run < RUNS; ++run) {
                 const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last to read this stage
                 Part(&sum)[NACC] = PROMOTE ? part : (Part(&)[NACC])acc[h];
-                if (TURNS) named_sync(4 + wg, MATH);
                 pin(sum);
                 wgmma_fence();
 #pragma unroll
                 for (int j = run * 4 / RUNS; j < (run + 1) * 4 / RUNS; ++j)
                   wgmma(sum, of_a + h * 512 + j * 2, to_b + j * 2, PROMOTE == 0 || j > run * 4 / RUNS || (STEPS > 1 && (k - tile.from) % STEPS));
                 wgmma_commit();
-                if (TURNS) named_arrive(4 + (wg ^ 1), MATH);
                 pin(sum);
                 float f[BLOCKS][2];
 #pragma unroll
@@ -353,7 +350,6 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
       for (int h = 0; h < PARTS; ++h) store(sums[h], h);
     }
-    if (TURNS && wg == 0) named_sync(4, MATH);  // takes the turn that nobody needs
     if (threadIdx.x % 128 == 0) tma_wait_read();
   }
   __syncwarp();

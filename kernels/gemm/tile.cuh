@@ -22,8 +22,6 @@ constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
 constexpr int UNPACKERS = ELEMENT == 2 ? 4 : 0, FIRST_UNPACKER = MATH + 128;  // warps, one on each quarter of an SM
 constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
-// Whether two warpgroups multiply by turns, so that one converts and promotes while the other multiplies.
-constexpr bool TURNS = ELEMENT == 1 && WGS == 2 && PROMOTE && DEPTH == 1;
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // rows per copy
