@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHIP = "kernels/records/conformance_h200.json"
 MODEL = "isa_model/catalogue/records/equivalence.json"
 RECORDINGS = "isa_model/catalogue/records/recordings.json"
+SEARCHED = "checks/search.json"
 SOURCES = {
     CHIP: ("the chip, live: NVIDIA H200", "instructions"),
     MODEL: ("the package mmasim 2.1.1", "rows"),
@@ -52,6 +53,25 @@ def architectures_text() -> str:
     lines.append(
         f"| **all** | {sum(named.values()):,} | {' | '.join(f'{sum(outputs[p].values()):,}' for p in SOURCES)} |"
     )
+    return "\n".join(lines)
+
+
+def searched_text() -> str:
+    """Return the table of random searches: examples, comparisons by engine, and differences."""
+    rows = _read(SEARCHED)["rows"]
+    lines = ["| run | examples | compared, by engine | differences |", "|---|---:|---|---:|"]
+    total: Counter[str] = Counter()
+    for x in [*rows, None]:
+        if x:
+            total.update(x["compared"])
+        of, examples, wrong = (
+            (x["compared"], x["total"], len(x["differences"]))
+            if x
+            else (total, sum(r["total"] for r in rows), sum(len(r["differences"]) for r in rows))
+        )
+        run = f"{x['date']}, {x['commit']}; {x['machine']}" if x else "**all**"
+        engines = ", ".join(f"{name} {count:,}" for name, count in sorted(of.items()))
+        lines.append(f"| {run} | {examples:,} | {engines} | {wrong} |")
     return "\n".join(lines)
 
 

@@ -13,11 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bounds
 import language
+import readers
 import units
 from asks import asks_text
 from blamed import blamed_text
 from commands import commands_text
-from compared import architectures_text, compared_text
+from compared import architectures_text, compared_text, searched_text
 from model_tables import answers_text
 from models import Reference, heading, one_line, row
 from probed import live_text, probed_text
@@ -65,11 +66,13 @@ def _metrics() -> Iterator[str]:
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("language", "fields"): language.pages_text,
     ("language", "formats"): language.formats_table,
+    ("language", "readers"): readers.readers_text,
     ("proposals", "fields"): proposal_text,
     ("metrics", "metrics"): metrics_text,
     ("commands", "commands"): commands_text,
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
+    ("conformance", "searched"): searched_text,
     ("cost", "model"): units.model_text,
     ("cost", "units"): units.units_text,
     ("cost", "libraries"): units.libraries_text,

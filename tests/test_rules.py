@@ -38,7 +38,7 @@ def result(*figures, verdicts=(), plots=(), name="mine", proposed=None):
         figures=figures,
         verdicts=verdicts,
         evidence=(SimpleNamespace(plots=plots),),
-        proposal=SimpleNamespace(proposal=name, multiplies_as_today=False),
+        proposal=SimpleNamespace(proposal=name, multiplies_as_today=False, in_slices=False, inputs="bf16"),
     )
 
 
@@ -142,6 +142,22 @@ def test_quantisation_that_hides_better_sums_is_named():
     same = (figure(SUMS, 1e-3), figure(SUMS, 1e-3, "software"))
     assert said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), *same)) == []
     assert said(rules.quantisation_dominates, result()) == []
+
+
+def test_operands_in_slices_are_told_to_have_more_of_them():
+    """Finer groups and BF16 help operands in one slice alone."""
+    found = result(
+        *(figure(TOTAL, 1e-7, workload=f"llama.fprop.{i}") for i in range(5)),
+        figure(TOTAL, 1e-5),
+        figure(QUANTISED, 1e-5),
+        figure(SUMS, 1e-7),
+        figure(SUMS, 1e-3, "software"),
+    )
+    found.proposal.in_slices, found.proposal.inputs = True, "fp32"
+    (text,) = said(rules.quantisation_dominates, found)
+    assert text.endswith("do not show in D; more slices or products of them do.")
+    (text,) = said(rules.worst_place, found)
+    assert text.endswith("give it more slices, or keep it in FP32.")
 
 
 @pytest.mark.parametrize(("worst", "count"), [(0.2, 1), (0.19, 0)])

@@ -159,11 +159,12 @@ def quantisation_dominates(result: Result) -> Iterator[Advice]:
         return
     share = quantised.value / total.value
     if sums.value is not None and sums.value < before.value / 2 and share >= 0.9:
+        finer = f"finer groups do{see(result, 'group-scaled-mma-ue4m3')}"
         yield Advice(
             "Quantisation dominates",
             f"Quantisation alone gives {number(quantised.value)} of the total error {number(total.value)}. Sums that err by "
-            f"{number(sums.value)} instead of {number(before.value)} do not show in D; finer groups do"
-            f"{see(result, 'group-scaled-mma-ue4m3')}.",
+            f"{number(sums.value)} instead of {number(before.value)} do not show in D; "
+            f"{'more slices or products of them do' if result.proposal.in_slices else finer}.",
         )
 
 
@@ -176,10 +177,11 @@ def worst_place(result: Result) -> Iterator[Advice]:
         return
     middle = median(values)
     if middle and found.value >= 2 * middle:
+        what = "more slices" if result.proposal.in_slices else "finer groups"
         yield Advice(
             "One place errs most",
             f"{found.workload} on {found.tensors} has a total error of {number(found.value)}, {found.value / middle:.2g} times "
-            f"the median {number(middle)}: give it finer groups, or keep it in BF16.",
+            f"the median {number(middle)}: give it {what}, or keep it in {result.proposal.inputs.upper()}.",
         )
 
 

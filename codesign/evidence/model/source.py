@@ -40,7 +40,7 @@ class LanguageModels(Source):
         which raises Unavailable without its packages. A proposal with a path has none: no run has the path's casts.
         """
         proposal = subject.proposal
-        if proposal.path is not None:
+        if not proposal.is_trained:
             return Evidence(source="model", figures=())
         found = numerics(proposal)
         records = list(shipped())
