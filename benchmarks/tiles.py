@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +18,7 @@ from kernels.bench.gemm_cases import BenchOperands, scaled_case
 from kernels.bench.records import BenchRecord, BenchRow, read
 from kernels.bench.shapes import TOKENS, BenchGemm, deepseek_v3
 from kernels.gemm.cases import by_group, problem_of
-from kernels.gemm.choose import Gpu, candidates, choose, estimate_us, gpu_of
+from kernels.gemm.choose import Gpu, candidates, estimate_us, gpu_of
 from kernels.gemm.tile import GemmProblem, Tile
 
 COMMAND = "python benchmarks/tiles.py"
@@ -95,7 +96,7 @@ def lines(record: BenchRecord) -> Iterator[str]:
     """
     gpu, found = gpu_of(record.gpu, record.sms), times(record)
     for shape, (p, tiles) in found.items():
-        best, chosen = min(tiles, key=lambda tile: tiles[tile]), choose(p, gpu)
+        best, chosen = min(tiles, key=tiles.__getitem__), min(tiles, key=partial(estimate_us, p, gpu=gpu))
         said = [f"{tile.name} {tiles[tile]:.1f} us ({estimate_us(p, tile, gpu):.1f})" for tile in (best, chosen)]
         words = "chosen" if best == chosen else f"chosen {said[1]}, {tiles[chosen] / tiles[best] - 1:.0%} slower"
         yield f"{'x'.join(map(str, shape))}: {said[0]}; {words}"

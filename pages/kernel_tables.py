@@ -41,6 +41,7 @@ def tables(record: BenchRecord) -> dict[tuple[str, str], str]:
     return {
         ("gemm", "fprop"): "\n".join(fprop(record)),
         ("gemm", "backward"): "\n".join(backward(record)),
+        ("gemm", "narrow"): "\n".join(narrow(record)),
         ("gemm", "experts"): "\n".join(experts(record)),
         ("gemm", "intervals"): "\n".join(intervals(record)),
         ("quantise", "casts"): "\n".join(casts(record)),
@@ -144,9 +145,11 @@ def backward(record: BenchRecord) -> Iterator[str]:
 
 
 def experts(record: BenchRecord) -> Iterator[str]:
-    """Yield the grouped GEMMs in both layouts."""
+    """Yield the grouped GEMMs in both layouts, beside DeepGEMM's where the record has them."""
+    peers = bool(record.find("gemm.grouped-masked", None, DEEP_GEMM))
     yield heading(record, "gemm.grouped-masked")
     yield ""
+    columns = [f"{layout}: | TFLOP/s: | twin:{' | DeepGEMM:' * peers}" for layout in ("contiguous", "masked")]
     rows = []
     for row in record.find("gemm.grouped-contiguous", "ours", "ours"):
         (masked,) = record.find("gemm.grouped-masked", "ours", shape=row.shape)
@@ -154,8 +157,26 @@ def experts(record: BenchRecord) -> Iterator[str]:
         for r in (row, masked):
             rate = f"{r.tflops:.0f}" if r.tflops else ""
             said += [cell(us(record, r.kernel, "ours", r.shape)), rate, cell(us(record, r.kernel, "twin", r.shape))]
+            said += [cell(us(record, r.kernel, DEEP_GEMM, r.shape))] * peers
         rows.append([named(row.shape), *said])
-    yield table("groups, m, n, k | contiguous: | TFLOP/s: | twin: | masked: | TFLOP/s: | twin:", rows)
+    yield table(f"groups, m, n, k | {' | '.join(columns)}", rows)
+
+
+def narrow(record: BenchRecord) -> Iterator[str]:
+    """Yield INT8 with group scales, and FP8 by FP4, beside ours in FP8."""
+    yield (
+        heading(record, "gemm.int8") if record.find("gemm.int8", "ours") else "No shipped record has these kernels yet."
+    )
+    yield ""
+    rows = []
+    for shape in shapes(record, "gemm.int8"):
+        fp8 = us(record, "gemm.fprop", "ours", shape)
+        int8, twin, torch = (us(record, "gemm.int8", who, shape) for who in ("ours", "twin", "torch"))
+        fp4, fp4_twin = (us(record, "gemm.fp4", who, shape) for who in ("ours", "twin"))
+        shown = (fp8, int8, twin, torch, fp4, fp4_twin, ratio(fp8, int8), ratio(fp8, fp4))
+        rows.append([named(shape), *map(cell, shown)])
+    columns = "FP8: | INT8: | twin: | torch's INT8, unscaled: | FP8 x FP4: | twin: | FP8 / INT8: | FP8 / FP8 x FP4:"
+    yield table(f"m, n, k | {columns}", rows)
 
 
 def intervals(record: BenchRecord) -> Iterator[str]:

@@ -55,7 +55,7 @@ class Map(ctypes.Structure):
 
 def tensor_map(address, *, width, rows, pitch, box, element, swizzle=0):
     """Return a tensor map as kernels.gemm.tensor_map does; refuse what the CUDA driver refuses."""
-    size = {"e4m3": 1, "bf16": 2, "fp32": 4}[element]
+    size = {"byte": 1, "bf16": 2, "fp32": 4}[element]
     assert address % 16 == 0
     assert pitch % 16 == 0
     assert all(1 <= side <= 256 for side in box)

@@ -48,12 +48,13 @@ struct Cta {
 struct Multiplied {  // operand bytes that a wgmma of this thread reads, with their values
   u32 a, b, stride;
   int columns;
+  bool whole;
   u64 sum;
 };
 
 struct Group {
   std::vector<Multiplied> work;
-  std::vector<float *> targets;
+  std::vector<void *> targets;
 };
 
 struct Thread {
@@ -67,7 +68,7 @@ struct Thread {
   int which;
   Group open;
   std::vector<Group> groups;
-  std::map<float *, std::vector<float>> results;  // values of the accumulators in flight
+  std::map<void *, std::vector<u32>> results;  // codes of the accumulators in flight
   std::vector<u32> unfenced;
   std::vector<std::shared_ptr<bool>> stores, uncommitted;  // each true once its source has been read
 };

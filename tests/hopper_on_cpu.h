@@ -19,6 +19,7 @@ extern Index threadIdx, blockIdx, gridDim;
 struct int2 { int x, y; };
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+struct uint2 { u32 x, y; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
@@ -28,6 +29,14 @@ inline int min(int a, int b) { return a < b ? a : b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline u32 __byte_perm(u32 x, u32 y, u32 s) {
+  const u64 both = (u64)y << 32 | x;
+  u32 result = 0;
+  for (int i = 0; i < 4; ++i) result |= u32(both >> 8 * (s >> 4 * i & 7) & 255) << 8 * i;  // bit 3 of a selector is not used here
+  return result;
+}
+inline float __int2float_rn(int x) { return x; }
+inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
 
 // A tensor map as the emulator reads it (gemm_on_cpu.py writes it).
 struct alignas(64) TensorMap {
@@ -47,6 +56,11 @@ inline float2 load_shared2(u32 address) { float2 x; read_shared(address, &x, 8);
 inline float4 load_shared4(u32 address) { float4 x; read_shared(address, &x, 16); return x; }
 inline void store_shared(u32 address, float x) { write_shared(address, &x, 4); }
 inline void store_shared2(u32 address, float x, float y) { const float2 v{x, y}; write_shared(address, &v, 8); }
+inline u32 load_byte(u32 address) { unsigned char x; read_shared(address, &x, 1); return x; }
+inline uint2 load_words2(u32 address) { uint2 x; read_shared(address, &x, 8); return x; }
+inline uint4 load_words4(u32 address) { uint4 x; read_shared(address, &x, 16); return x; }
+inline void store_word(u32 address, u32 x) { write_shared(address, &x, 4); }
+inline void store_words4(u32 address, u32 a, u32 b, u32 c, u32 d) { const uint4 v{a, b, c, d}; write_shared(address, &v, 16); }
 float load_global(const float *p);
 
 void barrier_init(u32 bar, int arrivals);
@@ -90,9 +104,10 @@ void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait_all_but(int left);
 template <int LEFT> void wgmma_wait() { wgmma_wait_all_but(LEFT); }
-void multiply(float *d, int count, u32 a, u32 b, u32 high, int add);
-template <int N> void wgmma(float (&d)[N], u32 a, u32 b, int add) { multiply(d, N, a, b, DESCRIPTOR_HIGH, add); }
-template <int N> void pin(float (&)[N]) {}
+void multiply(void *d, int count, u32 a, u32 b, u32 high, int add, bool whole);
+template <int N> void wgmma(float (&d)[N], u32 a, u32 b, int add) { multiply(d, N, a, b, DESCRIPTOR_HIGH, add, false); }
+template <int N> void wgmma(int (&d)[N], u32 a, u32 b, int add) { multiply(d, N, a, b, DESCRIPTOR_HIGH, add, true); }
+template <class T, int N> void pin(T (&)[N]) {}
 
 u32 pack_bf16(float low, float high);
 void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d);

@@ -1,4 +1,4 @@
-"""The FP8 GEMM kernels give isa_model's bits: their CUDA text on a CPU, and the same cases on a Hopper GPU.
+"""The GEMM kernels give isa_model's bits: their CUDA text on a CPU, and the same cases on a Hopper GPU.
 
 On the CPU (hopper_on_cpu.h), warps run in random order and asynchronous operations complete late. test_gemm_faults.py shows
 that this finds races, wrong barriers and missing waits as well as wrong arithmetic.
@@ -16,13 +16,21 @@ import gemm_on_cpu  # noqa: E402
 
 import isa_model  # noqa: E402
 from isa_model.operand_fields import Scaling  # noqa: E402
+from kernels.gemm.fp4 import prepare_fp4  # noqa: E402
 from kernels.gemm.launches import GemmOperands, issue  # noqa: E402
-from kernels.gemm.tile import OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
+from kernels.gemm.tile import Element, OutputType, ScaleLayout, SharedOperand, Tile  # noqa: E402
 
 A, B = SharedOperand.A, SharedOperand.B
 TENSOR, _, GROUP = ScaleLayout
 BF16, FP32 = OutputType
-WGMMA = isa_model.load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+INT8, E2M1 = Element.INT8, Element.E2M1
+WGMMA = {
+    Element.E4M3: isa_model.load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
+    INT8: isa_model.load("hopper.wgmma.m64n256k32.s32.s8.s8"),
+}
+WGMMA[E2M1] = WGMMA[Element.E4M3]
+MAGNITUDES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+"""Numbers of E2M1 without their signs."""
 on_a_cpu = pytest.mark.skipif(gemm_on_cpu.COMPILER is None, reason="needs g++")
 
 
@@ -67,12 +75,26 @@ TILES = [
     Tile(256, 136, share=A, scales=TENSOR, promote=0),
     Tile(64, 64, scales=TENSOR, promote=0, depth=2, stages=2),
     Tile(256, 128, share=A, scales=TENSOR),
+    Tile(256, 128, share=A, element=INT8, stages=2),
+    Tile(128, 192, share=B, element=INT8, out=FP32, promote=2),
+    Tile(128, 96, split=2, depth=2, element=INT8),
+    Tile(64, 64, share=A, sharers=4, depth=2, element=INT8),
+    Tile(64, 32, depth=2, element=INT8, out=FP32),
+    Tile(64, 64, depth=2, element=E2M1, stages=2),
+    Tile(64, 128, split=2, element=E2M1, out=FP32),
+    Tile(64, 64, share=A, sharers=4, depth=2, element=E2M1, stages=3),
+    Tile(128, 112, depth=2, element=E2M1, stages=2),
+    Tile(128, 192, share=B, element=E2M1),
+    Tile(256, 128, share=A, element=E2M1, stages=2),
 ]
 TWINS = [
     Tile(256, 128, share=A, promote=0),
     Tile(128, 96, split=2, depth=2, stages=2, promote=0),
     Tile(256, 128, share=A, scales=GROUP, out=FP32, add=True, promote=0),
     Tile(64, 64, share=A, sharers=4, depth=2, scales=GROUP, out=FP32, add=True, promote=0),
+    Tile(256, 128, share=A, element=INT8, promote=0),
+    Tile(128, 96, split=2, depth=2, element=INT8, promote=0),
+    Tile(64, 64, depth=2, element=E2M1, promote=0),
 ]
 GROUPED = [
     Tile(128, 128, share=A, grouped=True),
@@ -82,7 +104,9 @@ GROUPED = [
     Tile(64, 64, share=A, sharers=4, depth=2, grouped=True),
     Tile(64, 32, depth=2, grouped=True),
 ]
-QUICK = [TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 28, 30, 31, 32)]
+QUICK = [
+    TILES[i] for i in (0, 3, 8, 10, 12, 14, 19, 22, 23, 25, 26, 27, 28, 30, 31, 32, 33, 34, 35, 36, 38, 39, 40, 41, 43)
+]
 COUNTS = (37, 0, 130, 64, 200)
 """Rows of the groups: none, a whole tile, and parts that start at any row."""
 
@@ -91,8 +115,12 @@ def label(tile):
     return "-".join(f"{name}{int(value)}" for name, value in vars(tile).items() if isinstance(value, int))
 
 
-def codes(shape, generator):
-    """Return E4M3 of many magnitudes: subnormals, zeros, and values near the end of the range."""
+def codes(element, shape, generator):
+    """Return E4M3 of many magnitudes: subnormals, zeros, and values near the end of the range; or INT8, often -128 and 127."""
+    if element == INT8:
+        x = torch.randint(-200, 200, shape, generator=generator)
+        x[: shape[0] // 2] = -128  # whole groups of the largest products
+        return x.clamp(-128, 127).to(torch.int8)
     x = torch.randn(shape, generator=generator) * 2.0 ** torch.randint(-9, 8, shape, generator=generator)
     x = torch.where(torch.rand(shape, generator=generator) < 0.7, torch.randn(shape, generator=generator) * 4, x)
     return x.clamp(-448, 448).to(torch.float8_e4m3fn)
@@ -107,11 +135,31 @@ def by_group(rows, k, generator):
     return factors((-(-k // 128), -(-rows // 4) * 4), generator)[:, :rows]
 
 
+def packed_weights(n, k, generator):
+    """Return E2M1 (N, K / 2), with UE8M0 scales that differ by 2^14 within a block, the most that E4M3 holds."""
+    packed = torch.randint(0, 256, (n, k // 2), generator=generator, dtype=torch.uint8)
+    scales = torch.randint(113, 128, (n, k // 32), generator=generator, dtype=torch.uint8)
+    scales[0, 0], scales[1, 0] = 113, 127
+    return packed, scales
+
+
+def unpacked(x):
+    """Return the weights over their blocks' scales as E4M3, which must hold them exactly."""
+    words = x.b.view(torch.int32)[:, :, None] >> torch.arange(32, dtype=torch.int32) & 1
+    signs = torch.tensor([7, 15, 23, 31, 3, 11, 19, 27])
+    codes = (words[..., ::4] + 2 * words[..., 1::4] + 4 * words[..., 2::4] + 8 * words[..., signs]).flatten(1)
+    shifts = x.shifts.T.contiguous().view(torch.uint8).double().repeat_interleave(32, 1)[:, : codes.shape[1]]
+    exact = MAGNITUDES[codes & 7] * (1 - (codes >> 3) * 2) * torch.exp2(shifts - 8)
+    assert torch.equal(exact.to(torch.float8_e4m3fn).double(), exact)
+    return exact.to(torch.float8_e4m3fn)
+
+
 def operands(tile, m, n, k, groups=0):
     """Return random operands for a tile's kernel on the CPU. D is NaN, or random where the kernel adds to it."""
     g = torch.Generator().manual_seed(m * n + k)
-    a, b = codes((m, k), g), codes((groups, n, k) if groups else (n, k), g)
-    a[m // 2, 3] = float("nan")  # a row of NaN
+    a, b = codes(tile.element, (m, k), g), codes(tile.element, (groups, n, k) if groups else (n, k), g)
+    if tile.element != INT8:
+        a[m // 2, 3] = float("nan")  # a row of NaN
     if tile.scales == TENSOR:
         scale_a, scale_b = torch.tensor([1.5]), torch.tensor([0.37])
     else:
@@ -119,21 +167,29 @@ def operands(tile, m, n, k, groups=0):
         blocks = (*([groups] if groups else []), -(-n // 128), -(-k // 128))
         scale_b = by_group(n, k, g) if tile.scales == GROUP else factors(blocks, g)
     out = torch.randn((m, n), generator=g) * 100 if tile.add else torch.full((m, n), float("nan"))
-    return GemmOperands(a, b, scale_a, scale_b, out.to(torch.float32 if tile.out == FP32 else torch.bfloat16))
+    x = GemmOperands(a, b, scale_a, scale_b, out.to(torch.float32 if tile.out == FP32 else torch.bfloat16))
+    if tile.element != E2M1:
+        return x
+    packed, scales = packed_weights(n, k, g)
+    weights = prepare_fp4(packed, scales)
+    return x._replace(b=weights.codes, scale_b=weights.scales, shifts=weights.shifts)
 
 
 def expected(tile, x):
     """Return D by isa_model: the promoted wgmma over each part of K, the sum of the parts, then alpha or the old D."""
     k, every = x.a.shape[1], 32 * tile.promote
-    a, b = (t.view(torch.uint8).numpy() for t in (x.a, x.b))
+    b = x.b if x.shifts is None else unpacked(x)
+    a, b = (t.view(torch.uint8).numpy() for t in (x.a, b))
     if tile.scales == TENSOR:
-        spec = isa_model.promoted(WGMMA, every) if every else WGMMA
+        spec = isa_model.promoted(WGMMA[tile.element], every) if every else WGMMA[tile.element]
         total = isa_model.gemm(spec, a, b.T, alpha=(x.scale_a * x.scale_b).reshape(()))
     else:
         a, b = (np.pad(t, ((0, 0), (0, -k % 128))) for t in (a, b))
         columns = 1 if tile.scales == GROUP else 128
         of_b = {"group": (every, columns), "format": "fp32"}
-        spec = isa_model.promoted(WGMMA, every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse"))
+        spec = isa_model.promoted(
+            WGMMA[tile.element], every, Scaling(a={"group": (1, every), "format": "fp32"}, b=of_b, onto="fuse")
+        )
         scale_a = x.scale_a.T.numpy().repeat(128 // every, 1)
         scale_b = (x.scale_b if tile.scales == GROUP else x.scale_b.T).numpy().repeat(128 // every, 0)
         steps, total = -(-k // 128), None
@@ -215,7 +271,8 @@ def expected_of_groups(tile, x):
 
 def ragged(tile, small):
     """Return M, N and K that are not multiples of the tile; K is long enough for a short ring to wrap around."""
-    return (tile.bm + 72, tile.bn * 2 + 40, 400) if small else (2 * tile.bm + 60, 3 * tile.bn + 88, 1040)
+    even = 16 * (tile.element == E2M1)  # whole groups of 32
+    return (tile.bm + 72, tile.bn * 2 + 40, 400 + even) if small else (2 * tile.bm + 60, 3 * tile.bn + 88, 1040 + even)
 
 
 @on_a_cpu
@@ -258,6 +315,35 @@ def test_more_parts_than_k_has():
     tile = Tile(64, 32, split=2, out=FP32)
     x = operands(tile, 64, 40, 80)
     assert_same_bits(run_on_cpu(tile, x), expected(tile, x))
+
+
+@pytest.mark.parametrize(("n", "k"), [(300, 416), (8, 32)])
+def test_prepared_weights_are_the_given_ones(n, k):
+    """Codes times 2^(shift - 8) times a block's scale are the packed codes times each group's own scale, also at the edges."""
+    packed, scales = packed_weights(n, k, torch.Generator().manual_seed(n))
+    weights = prepare_fp4(packed, scales)
+    x = GemmOperands(None, weights.codes, None, None, None, shifts=weights.shifts)
+    of_blocks = weights.scales.double().repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)[:, :k]
+    codes = torch.stack([packed & 15, packed >> 4], -1).flatten(1).int()
+    numbers = MAGNITUDES[codes & 7].double() * (1 - (codes >> 3) * 2)
+    assert torch.equal(
+        unpacked(x).double() * of_blocks, numbers * torch.exp2(scales.double() - 127).repeat_interleave(32, 1)
+    )
+
+
+def test_weights_that_e4m3_does_not_hold_are_refused():
+    """Scales further apart than 2^14 within a block, NaN, other shapes and other types are refused."""
+    packed, scales = torch.zeros(200, 128, dtype=torch.uint8), torch.full((200, 8), 120, dtype=torch.uint8)
+    scales[150, 2] = 105
+    with pytest.raises(ValueError, match=r"differ by more than 2\^14"):
+        prepare_fp4(packed, scales)
+    scales[150, 2], scales[3, 3] = 106, 255
+    with pytest.raises(ValueError, match="255 is NaN"):
+        prepare_fp4(packed, scales)
+    with pytest.raises(ValueError, match="scales must be uint8"):
+        prepare_fp4(packed, scales.float())
+    with pytest.raises(ValueError, match=r"packed must be \(200, 128\), 16 bytes for each scale; it is \(200, 64\)"):
+        prepare_fp4(packed[:, :64], scales)
 
 
 @on_a_cpu

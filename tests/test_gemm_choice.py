@@ -18,6 +18,7 @@ from kernels.gemm.launches import GemmOperands, check, check_device  # noqa: E40
 from kernels.gemm.tile import (  # noqa: E402
     MAX_GROUPS,
     SHARED_BYTES,
+    Element,
     GemmProblem,
     OutputType,
     ScaleLayout,
@@ -47,6 +48,16 @@ def whole(groups=()):
     )
 
 
+def int8_operands():
+    return whole()._replace(a=torch.zeros(64, 272, dtype=torch.int8), b=torch.zeros(136, 272, dtype=torch.int8))
+
+
+def fp4_operands():
+    """Return valid operands with M = 64, N = 136, K = 288, packed weights and shifts."""
+    packed, shifts = torch.zeros(136, 144, dtype=torch.uint8), torch.zeros(3, 136, dtype=torch.int32)
+    return whole()._replace(a=e4m3(64, 288), b=packed, shifts=shifts)
+
+
 def wgrad_operands():
     return whole()._replace(scale_b=torch.zeros(3, 136), out=torch.zeros(64, 136))
 
@@ -66,6 +77,8 @@ def test_valid_operands_pass():
         promote=4,
         add=False,
     )
+    for x in (int8_operands(), fp4_operands()):
+        check(x, scales=BLOCK, promote=4, add=False)
     check(wgrad_operands(), scales=GROUP, promote=4, add=True)
     for promote in (0, 1, 2, 4, 8, 16):
         check(native_operands(), scales=TENSOR, promote=promote, add=False)
@@ -78,8 +91,14 @@ REFUSED = [
     ({"b": e4m3(2, 136, 272)}, "b must be (N, K), or (G, N, K) with groups; it has 3 dimensions"),
     ({"a": torch.zeros(64, 272)}, "a must be E4M3 (torch.float8_e4m3fn); it is torch.float32"),
     ({"b": e4m3(136, 272).view(torch.float8_e5m2)}, "b must be E4M3 (torch.float8_e4m3fn); it is torch.float8_e5m2"),
-    ({"a": e4m3(272, 64).T}, "a must be contiguous along K, since Hopper's FP8 wgmma reads K-major operands only"),
-    ({"b": e4m3(272, 136).T}, "b must be contiguous along K, since Hopper's FP8 wgmma reads K-major operands only"),
+    (
+        {"a": e4m3(272, 64).T},
+        "a must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
+    ),
+    (
+        {"b": e4m3(272, 136).T},
+        "b must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
+    ),
     ({"b": e4m3(136, 288)[:, :272]}, "b must be contiguous"),
     ({"b": e4m3(136, 256)}, "a and b must have one K; a has 272, b 256"),
     ({"a": e4m3(0, 272)}, "M, N and K must be positive; the GEMM is 0 x 136 x 272"),
@@ -166,6 +185,36 @@ def test_each_scale_layout_has_its_own_limits(x, scales, promote, add, message):
         check(x, scales=scales, promote=promote, add=add)
 
 
+@pytest.mark.parametrize(
+    ("x", "scales", "message"),
+    [
+        (int8_operands()._replace(b=e4m3(136, 272)), BLOCK, "b must be INT8, as a; it is torch.float8_e4m3fn"),
+        (int8_operands()._replace(a=e4m3(64, 272)), BLOCK, "b must be E4M3 (torch.float8_e4m3fn); it is torch.int8"),
+        (int8_operands(), GROUP, "a must be E4M3 (torch.float8_e4m3fn); it is torch.int8"),
+        (
+            fp4_operands()._replace(b=e4m3(136, 144)),
+            BLOCK,
+            "b must be uint8, two E2M1 codes a byte; it is torch.float8",
+        ),
+        (fp4_operands()._replace(a=e4m3(64, 272)), BLOCK, "a and b must have one K; a has 272, b 288"),
+        (
+            fp4_operands()._replace(a=e4m3(64, 272), b=torch.zeros(136, 136, dtype=torch.uint8)),
+            BLOCK,
+            "K must be a multiple of 32, the elements of a scale of FP4; it is 272",
+        ),
+        (
+            fp4_operands()._replace(shifts=torch.zeros(136, 3, dtype=torch.int32)),
+            BLOCK,
+            "shifts must be a contiguous int32 tensor (3, 136), as prepare_fp4 makes it; it is torch.int32 (136, 3)",
+        ),
+    ],
+)
+def test_operands_of_each_element_type_are_checked(x, scales, message):
+    """INT8 is taken for both operands with block scales, and packed E2M1 with shifts, whole groups and E4M3 activations."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(x, scales=scales, promote=4, add=False)
+
+
 def test_a_promotion_between_wgmmas_is_refused():
     """Intervals that are not positive multiples of 32 are refused; 0 does not select the timing twin."""
     x = whole()
@@ -214,6 +263,8 @@ KINDS = [
     *[{"scales": GROUP, "promote": p} for p in (0, 4)],
     *[{"promote": p, "out": FP32} for p in (0, 4)],
     {"scales": TENSOR, "promote": 0, "out": FP32},
+    *[{"element": Element.INT8, "promote": p} for p in (0, 1, 2, 4)],
+    *[{"element": Element.E2M1, "promote": p} for p in (0, 4)],
     *[{"groups": 8, "promote": p, "out": out} for p in (0, 4) for out in OutputType],
 ]
 """Every kind of problem that the public functions ask for."""
@@ -239,8 +290,8 @@ def test_every_problem_gets_a_tile_that_fits(m, n, k, kind):
         assert ctas > 0
         assert ctas % tile.cluster == 0
         assert tile.scale_box <= 256
-        asked = (p.scales, p.promote, p.out, p.add, p.groups > 0)
-        assert (tile.scales, tile.promote, tile.out, tile.add, tile.grouped) == asked
+        asked = (p.scales, p.promote, p.out, p.add, p.groups > 0, p.element)
+        assert (tile.scales, tile.promote, tile.out, tile.add, tile.grouped, tile.element) == asked
 
 
 def test_launches_are_those_of_the_operands(monkeypatch):
@@ -276,6 +327,9 @@ SAMPLE = {
     "native": Tile(128, 256, share=B, scales=TENSOR, promote=0),
     "grouped": Tile(128, 128, share=A, grouped=True),
     "odd-width": Tile(256, 136, share=A),
+    "int8": Tile(256, 128, share=A, element=Element.INT8),
+    "fp4": Tile(64, 64, depth=2, element=Element.E2M1),
+    "fp4-two-warpgroups": Tile(128, 64, depth=2, element=Element.E2M1),
 }
 
 

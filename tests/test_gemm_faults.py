@@ -6,6 +6,7 @@ pytest.importorskip("torch")
 
 import gemm_on_cpu
 from test_gemm import (
+    E2M1,
     FP32,
     TENSOR,
     A,
@@ -20,6 +21,7 @@ from test_gemm import (
 from kernels.gemm.tile import Tile
 
 PROMOTED = Tile(128, 64, stages=2)
+UNPACKED = Tile(64, 64, stages=2, depth=2, element=E2M1)
 PLANTED = {
     "the scale of another row": (PROMOTED, "f[block][j / 2]", "f[block][j % 2]", "differ"),
     "a tile left out": (PROMOTED, "i += stride;", "i += stride + 1;", "differ"),
@@ -123,6 +125,21 @@ PLANTED = {
         "",
         "differ|its CTA ends while copies|a copy lands",
     ),
+    "no fence after unpacking": (UNPACKED, "          fence_async();\n", "", "wgmma reads what thread"),
+    "unpacking before the copies have landed": (
+        UNPACKED,
+        "barrier_wait(packed + 8 * ring.stage, ring.parity);",
+        "",
+        "differ|changed|more arrivals|is outside",
+    ),
+    "multiplying before the weights are unpacked": (
+        UNPACKED,
+        "(SCALES == 1 ? 2 : 1) + (PACKED ? 1 : 0)",
+        "(SCALES == 1 ? 2 : 1)",
+        "differ|changed|more arrivals|without a fence",
+    ),
+    "the factor of another group": (UNPACKED, "i + j * 32 + lane);", "i + j * 32 + (lane ^ 1));", "differ"),
+    "the sign of another weight": (UNPACKED, "codes << 4 & 0x80808080", "codes << 3 & 0x80808080", "differ"),
     "sums handed to oneself": (
         Tile(128, 64, stages=2, split=2),
         "rank ^ 1, make_float4",
@@ -145,7 +162,7 @@ def test_a_planted_fault_is_found(fault):
     tile, right, wrong, finding = PLANTED[fault]
     assert gemm_on_cpu.TEXT.count(right) >= 1, "the kernel changed: update the planted fault"
     # CTAs of a cluster that have little to multiply end apart in the first schedules already.
-    x = operands(tile, *((200, 72, 144) if tile.sharers == 4 else (200, 136, 656)))
+    x = operands(tile, *((200, 72, 144) if tile.sharers == 4 else (200, 136, 672 if tile.element == E2M1 else 656)))
     want = expected(tile, x)
     assert_same_bits(run_on_cpu(tile, x), want)
     with pytest.raises((gemm_on_cpu.Fault, AssertionError), match=finding):

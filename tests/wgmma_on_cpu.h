@@ -4,10 +4,11 @@
 namespace {
 
 // Hopper's e8m13 accumulator: 32 products and C are aligned to the largest exponent and truncated to 13 fraction bits.
-struct Decoded { int significand[32], exponent[32]; bool nan; };
+struct Decoded { int significand[32], exponent[32]; bool nan; };  // INT8: the numbers are the significands
 
-void decode(const unsigned char *codes, Decoded &to) {
+void decode(const unsigned char *codes, bool whole, Decoded &to) {
   to.nan = false;
+  if (whole) return (void)std::copy_n((const signed char *)codes, 32, to.significand);
   for (int i = 0; i < 32; ++i) {
     const int c = codes[i], e = c >> 3 & 15, f = c & 7, s = e ? 8 + f : f;
     to.significand[i] = c & 0x80 ? -s : s;
@@ -37,10 +38,21 @@ float dot(const Decoded &a, const Decoded &b, float c) {
   return std::ldexp(sum < 0 ? -float(magnitude) : float(magnitude), largest - 13);
 }
 
+// 32 products of INT8 and C, in int32 that wraps around.
+u32 whole_dot(const Decoded &a, const Decoded &b, u32 c) {
+  for (int i = 0; i < 32; ++i) c += u32(a.significand[i] * b.significand[i]);
+  return c;
+}
+
 // 32 bytes of row `row` of an operand.
 void operand(u32 start, u32 stride, int row, unsigned char *to) {
-  for (u32 j = 0; j < 32; j += 16)
-    std::memcpy(to + j, memory(self->cta, swizzled(start + row / 8 * stride + row % 8 * 128 + j, 128), 16, 16), 16);
+  for (u32 j = 0; j < 32; j += 16) {
+    const u32 address = swizzled(start + row / 8 * stride + row % 8 * 128 + j, 128);
+    std::memcpy(to + j, memory(self->cta, address, 16, 16), 16);
+    for (u32 at : {address, address + 8})
+      if (const int writer = ctas[self->cta].unfenced[(at - BASE) / 8])
+        fail("a wgmma reads what thread " + std::to_string(writer - 1) + " wrote without a fence");
+  }
 }
 
 u64 mixed(u64 sum, const unsigned char *codes) {
@@ -59,7 +71,7 @@ int column_of_lane(int i) { return i / 2 * 8 + self->index % 4 * 2 + i % 2; }
 template <class F> u64 read_operands(const Multiplied &w, Decoded (&rows)[2], F use) {
   unsigned char codes[32];
   u64 sum = 0;
-  for (int half = 0; half < 2; ++half) operand(w.a, w.stride, row_of_lane(half), codes), sum = mixed(sum, codes), decode(codes, rows[half]);
+  for (int half = 0; half < 2; ++half) operand(w.a, w.stride, row_of_lane(half), codes), sum = mixed(sum, codes), decode(codes, w.whole, rows[half]);
   for (int i = 0; i < w.columns / 4; ++i) operand(w.b, w.stride, column_of_lane(i), codes), sum = mixed(sum, codes), use(i, codes);
   return sum;
 }
@@ -73,16 +85,16 @@ void retire(std::size_t left) {
       if (read_operands(w, rows, [](int, const unsigned char *) {}) != w.sum)
         fail("the operands of a wgmma changed while it ran (A at " + hex(w.a) + ", B at " + hex(w.b) + ")");
     }
-    for (float *d : group.targets) {
+    for (void *d : group.targets) {
       bool later = false;
       for (const Group &g : self->groups) later |= std::count(g.targets.begin(), g.targets.end(), d) > 0;
       if (later || !self->results.count(d)) continue;
-      const std::vector<float> &result = self->results[d];
+      const std::vector<u32> &result = self->results[d];
       for (std::size_t i = 0; i < result.size(); ++i) {
         u32 now;
-        std::memcpy(&now, d + i, 4);
+        std::memcpy(&now, (u32 *)d + i, 4);
         if (now != TOUCHED) fail("an accumulator was written while its wgmmas ran");
-        d[i] = result[i];
+        std::memcpy((u32 *)d + i, &result[i], 4);
       }
       self->results.erase(d);
     }
@@ -106,22 +118,31 @@ void wgmma_wait_all_but(int left) {
   retire(left);
 }
 
-void multiply(float *d, int count, u32 a, u32 b, u32 high, int add) {
+void multiply(void *d, int count, u32 a, u32 b, u32 high, int add, bool whole) {
   if (!self->fenced) fail("wgmma without a fence since the last group");
   if (a >> 16 != 1 || b >> 16 != 1 || high >> 30 != 1) fail("a wrong descriptor");
-  Multiplied w{(a & 0x3FFF) << 4, (b & 0x3FFF) << 4, (high & 0x3FFF) << 4, count * 2, 0};
+  Multiplied w{(a & 0x3FFF) << 4, (b & 0x3FFF) << 4, (high & 0x3FFF) << 4, count * 2, whole, 0};
   auto &result = self->results[d];
   if (result.empty()) {
-    result.assign(d, d + count);
-    for (int i = 0; i < count; ++i) std::memcpy(d + i, &TOUCHED, 4);
+    result.resize(count);
+    std::memcpy(result.data(), d, 4 * count);
+    for (int i = 0; i < count; ++i) std::memcpy((u32 *)d + i, &TOUCHED, 4);
   }
   Decoded rows[2];
   w.sum = read_operands(w, rows, [&](int i, const unsigned char *codes) {
     Decoded column;
-    decode(codes, column);
+    decode(codes, whole, column);
     for (int half = 0; half < 2; ++half) {
-      float &x = result[i / 2 * 4 + half * 2 + i % 2];
-      x = dot(rows[half], column, add ? x : 0.0f);
+      u32 &code = result[i / 2 * 4 + half * 2 + i % 2];
+      if (!add) code = 0;
+      if (whole) {
+        code = whole_dot(rows[half], column, code);
+      } else {
+        float x;
+        std::memcpy(&x, &code, 4);
+        x = dot(rows[half], column, x);
+        std::memcpy(&code, &x, 4);
+      }
     }
   });
   self->open.work.push_back(w);

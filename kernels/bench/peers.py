@@ -8,7 +8,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from kernels.bench.case import Case, relative_error
-from kernels.bench.gemm_cases import TOLERANCE, BenchOperands, BenchTensor, nan, normal, scaled_case
+from kernels.bench.gemm_cases import (
+    GROUPS,
+    TOLERANCE,
+    BenchOperands,
+    BenchTensor,
+    grouped_case,
+    groups_of,
+    nan,
+    normal,
+    quantise,
+    scaled_case,
+)
 from kernels.bench.shapes import BenchGemm
 
 COPIED_BYTES = 1 << 30
@@ -39,12 +50,15 @@ def cases(shapes: Sequence[BenchGemm]) -> Iterator[Case]:
     for shape in shapes:
         yield _bf16("gemm.bf16", shape)
         yield _row_scale(shape)
+        yield _int8(shape)
         yield _blockwise("gemm.fprop", shape, (128, 128))
         if find_spec("deep_gemm"):
             yield _deep_gemm(shape)
     for shape in backward:
         yield _blockwise("gemm.dgrad", shape.dgrad, (128, 128))
         yield _blockwise("gemm.wgrad", shape.wgrad, (1, 128))
+        if find_spec("deep_gemm") and shape.k >= 2048 and shape.n in (4096, 7168):
+            yield from (_deep_gemm_grouped(layout, shape) for layout in ("contiguous", "masked"))
     for shape in dict.fromkeys([*shapes, *(s.dgrad for s in backward), *(s.wgrad for s in backward)]):
         yield from (_one_scale(shape, fast) for fast in (True, False))
 
@@ -92,6 +106,32 @@ def _bf16(kernel: str, shape: BenchGemm) -> Case:
         launch=_mm,
         check=lambda x: relative_error(x.out, x.a.double() @ x.b.double(), TOLERANCE),
         notes="torch.mm, BF16 in and out",
+    )
+
+
+def _int8(shape: BenchGemm) -> Case:
+    def prepare(generator: Any) -> BenchOperands:
+        import torch
+
+        a, b = (quantise(normal(generator, rows, shape.k), (1, shape.k), "int8").codes for rows in shape[:2])
+        return BenchOperands(a, b.T, torch.full((shape.m, shape.n), -1, device="cuda", dtype=torch.int32))
+
+    def launch(x: BenchOperands) -> None:
+        import torch
+
+        torch.ops.aten._int_mm.out(x.a, x.b, out=x.out)
+
+    return Case(
+        kernel="gemm.int8",
+        implementation="torch",
+        variant="peer",
+        shape=shape._asdict(),
+        flops=shape.flops,
+        least_bytes=shape.m * shape.k + shape.n * shape.k + 4 * shape.m * shape.n,
+        prepare=prepare,
+        launch=launch,
+        check=lambda x: relative_error(x.out, x.a.double() @ x.b.double(), 0.0),
+        notes="torch._int_mm, INT8, no scales, int32 out",
     )
 
 
@@ -191,4 +231,48 @@ def _deep_gemm(shape: BenchGemm) -> Case:
         arrange=arrange,
         launch=launch,
         notes="deep_gemm.fp8_gemm_nt, E4M3, FP32 scales 1x128 by 128x128, BF16 out, programmatic dependent launch",
+    )
+
+
+ALIGNED = 128
+"""Multiple of rows at which DeepGEMM's groups start in the contiguous layout."""
+
+
+def _deep_gemm_grouped(layout: str, shape: BenchGemm) -> Case:
+    groups = groups_of(layout, shape.m, ALIGNED)
+    room = groups.rows // GROUPS  # rows an expert, in the masked layout
+
+    def arrange(a: BenchTensor, b: BenchTensor) -> Any:
+        import deep_gemm
+        import torch
+
+        deep_gemm.set_pdl(True)
+        scale_b = b.scales.view(GROUPS, shape.n // 128, -1)
+        if layout == "masked":
+            scale_a = deep_gemm.get_mn_major_tma_aligned_tensor(a.scales.view(GROUPS, room, -1))
+            return scale_a, scale_b, torch.tensor(groups.counts, dtype=torch.int32, device="cuda")
+        group_of_row = torch.full((groups.rows,), -1, dtype=torch.int32)
+        for g, part in enumerate(groups.parts):
+            group_of_row[part] = g
+        return deep_gemm.get_mn_major_tma_aligned_tensor(a.scales), scale_b, group_of_row.cuda()
+
+    def launch(x: BenchOperands) -> None:
+        import deep_gemm
+
+        scale_a, scale_b, place = x.call[2]
+        if layout == "masked":
+            a, out = x.a.view(GROUPS, room, -1), x.out.view(GROUPS, room, -1)
+            typical = sum(groups.counts) // GROUPS
+            deep_gemm.m_grouped_fp8_gemm_nt_masked((a, scale_a), (x.b, scale_b), out, place, typical)
+        else:
+            deep_gemm.m_grouped_fp8_gemm_nt_contiguous((x.a, scale_a), (x.b, scale_b), x.out, place)
+
+    return grouped_case(
+        layout,
+        "deep_gemm",
+        shape,
+        groups,
+        arrange=arrange,
+        launch=launch,
+        notes=f"deep_gemm.m_grouped_fp8_gemm_nt_{layout}, groups start at multiples of {ALIGNED} rows",
     )

@@ -1,13 +1,15 @@
 """FP8 GEMMs for Hopper: group-scaled with promotion to FP32 (forward, dgrad, wgrad), grouped by experts, and native.
 
 Each function computes D (M, N) = A (M, K) B^T with B (N, K). Operands are E4M3 torch tensors, contiguous along K; N is a
-multiple of 8 and K of 16. Scales are FP32, powers of two or not. Scales of 1x128 groups have the shape (ceil(K / 128), rows)
-with contiguous rows and a pitch that is a multiple of 4 floats, as `kernels.quantise` writes them.
+multiple of 8 and K of 16. `gemm` takes INT8 as well, and `fp4_weights` E2M1 for B. Scales are FP32, powers of two or not.
+Scales of 1x128 groups have the shape (ceil(K / 128), rows) with contiguous rows and a pitch that is a multiple of 4 floats, as
+`kernels.quantise` writes them.
 
-Bits of each output: four wgmma steps from zero give the partial sum of 128 products in Hopper's e8m13 accumulator. One fused
-multiply-add multiplies it by the FP32 product of its two scales and adds it to the FP32 accumulator, in ascending order of K.
-`isa_model.promoted(wgmma, every=128, scale=...)` is the same computation. Where the chosen tile splits K, each part starts
-from zero and the parts are added in FP32 in ascending order. The output is rounded once, to nearest even.
+Bits of each output: four wgmma steps from zero give the partial sum of 128 products in Hopper's e8m13 accumulator, or in int32.
+One fused multiply-add multiplies it by the FP32 product of its two scales and adds it to the FP32 accumulator, in ascending
+order of K; sums in int32 are converted to FP32 before, exactly. `isa_model.promoted(wgmma, every=128, scale=...)` is the same
+computation. Where the chosen tile splits K, each part starts from zero and the parts are added in FP32 in ascending order. The
+output is rounded once, to nearest even.
 
 Launches go to torch's current stream on the current GPU. Every function raises ValueError for operands that it cannot take
 (device, dtype, shape, stride, alignment).
@@ -17,13 +19,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kernels.gemm.fp4 import Fp4Weights, prepare_fp4
 from kernels.gemm.launches import GemmOperands, issue
 from kernels.gemm.tile import PROMOTE_128, ScaleLayout
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["gemm", "grouped", "native", "wgrad"]
+__all__ = ["Fp4Weights", "fp4_weights", "gemm", "grouped", "native", "prepare_fp4", "wgrad"]
 
 
 def _wgmmas(promote: int) -> int:
@@ -45,7 +48,7 @@ def gemm(
     promote: int = 128,
     twin: bool = False,
 ) -> torch.Tensor:
-    """Compute a forward or dgrad GEMM: A scaled in 1x128 groups, B in 128x128 blocks.
+    """Compute a forward or dgrad GEMM: A scaled in 1x128 groups, B in 128x128 blocks; both E4M3 or both INT8.
 
     `scale_b` is (ceil(N / 128), ceil(K / 128)). `out` (M, N), BF16 or FP32, is written and returned; by default a new BF16
     tensor. `promote` is the number of products between promotions: 32, 64 or 128. `twin` launches the timing twin, which
@@ -53,6 +56,20 @@ def gemm(
     """
     x = GemmOperands(a, b, scale_a, scale_b, out)
     return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else _wgmmas(promote))
+
+
+def fp4_weights(
+    a: torch.Tensor, b: Fp4Weights, scale_a: torch.Tensor, out: torch.Tensor | None = None, *, twin: bool = False
+) -> torch.Tensor:
+    """Compute a forward GEMM of E4M3 activations by E2M1 weights, which stay packed until they are in shared memory.
+
+    `b` is what `prepare_fp4` makes of packed codes and UE8M0 scales of 1x32. The weights are unpacked to E4M3 without loss, so
+    that the bits are those of `gemm` on weights unpacked beforehand. `twin` as for `gemm`.
+    """
+    if not isinstance(b, Fp4Weights):
+        raise ValueError(f"b must be what prepare_fp4 returns; got {type(b).__name__}")
+    x = GemmOperands(a, b.codes, scale_a, b.scales, out, shifts=b.shifts)
+    return issue(x, scales=ScaleLayout.BLOCK, promote=0 if twin else PROMOTE_128)
 
 
 def wgrad(

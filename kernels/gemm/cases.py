@@ -9,29 +9,32 @@ from typing import Any
 from kernels import gemm
 from kernels.bench.case import Case, relative_error
 from kernels.bench.gemm_cases import (
+    GROUPS,
     TOLERANCE,
     BenchOperands,
     BenchTensor,
-    fp8_bytes,
+    grouped_case,
+    groups_of,
     nan,
     normal,
     product,
     quantise,
     scaled_case,
     scaled_error,
+    to_fp4,
 )
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.static import Cubin
 from kernels.gemm.choose import choose, gpu_of
 from kernels.gemm.pace import paced
-from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout
+from kernels.gemm.tile import PROMOTE_128, Element, GemmProblem, OutputType, ScaleLayout
 from kernels.nvrtc import cached_cubin
 
 INTERVALS = (32, 64, 128, 256, 512)
 """Products between promotions at which the cost of promotion is measured."""
 INTERVALS_AT = BenchGemm(4096, 4096, 7168)
-GROUPS = 8
-"""Experts in the grouped cases."""
+INT8_TOLERANCE = 2.5e-3
+"""Relative Frobenius error allowed where sums are exact; BF16 output has 1.7e-3."""
 TWIN_NOTE = "scales loaded, nothing promoted, output wrong by design"
 
 
@@ -40,6 +43,9 @@ def cases(shapes: Sequence[BenchGemm]) -> Iterator[Case]:
     for shape in shapes:
         yield from blocks_cases("gemm.fprop", shape)
         yield native_case(shape)
+        yield from blocks_cases("gemm.int8", shape)
+        if shape.m < 1024 or shape == INTERVALS_AT:
+            yield from fp4_cases(shape)
     for shape in shapes:
         if shape.m >= 1024:
             yield from blocks_cases("gemm.dgrad", shape.dgrad)
@@ -56,12 +62,13 @@ def problem_of(
 ) -> GemmProblem:
     """Return the problem of a GEMM on the bench: BF16 out, but wgrad adds to FP32, or overwrites it without `add`.
 
-    `kind` is fprop, dgrad, grouped, wgrad or native; `promote` is the wgmmas between promotions, 0 for none.
+    `kind` is fprop, dgrad, int8, fp4, grouped, wgrad or native; `promote` is the wgmmas between promotions, 0 for none.
     """
     if kind == "wgrad":
         return GemmProblem(*shape, scales=ScaleLayout.GROUP, promote=promote, out=OutputType.FP32, add=add)
     scales = ScaleLayout.TENSOR if kind == "native" else ScaleLayout.BLOCK
-    return GemmProblem(*shape, groups=groups, scales=scales, promote=promote)
+    element = {"int8": Element.INT8, "fp4": Element.E2M1}.get(kind, Element.E4M3)
+    return GemmProblem(*shape, groups=groups, scales=scales, promote=promote, element=element)
 
 
 def tile_name(p: GemmProblem) -> str:
@@ -80,6 +87,9 @@ def cubins() -> Iterator[Cubin]:
         problem_of("fprop", BenchGemm(64, 7168, 16384)),
         problem_of("wgrad", BenchGemm(4096, 7168, 4096)),
         problem_of("native", large, promote=0),
+        problem_of("int8", large),
+        problem_of("int8", BenchGemm(64, 7168, 16384)),
+        problem_of("fp4", BenchGemm(64, 7168, 16384)),
         problem_of("grouped", large, groups=GROUPS),
     ]
     for p in problems:
@@ -96,7 +106,8 @@ def by_group(x: BenchTensor) -> Any:
 
 
 def blocks_cases(kernel: str, shape: BenchGemm) -> Iterator[Case]:
-    """Yield a GEMM with A in 1x128 groups and B in 128x128 blocks, and its timing twin."""
+    """Yield a GEMM with A in 1x128 groups and B in 128x128 blocks, INT8 in `gemm.int8`, and its timing twin."""
+    whole = kernel == "gemm.int8"
 
     def launch(x: BenchOperands, twin: bool) -> None:
         gemm.gemm(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out, twin=twin)
@@ -109,10 +120,46 @@ def blocks_cases(kernel: str, shape: BenchGemm) -> Iterator[Case]:
             tiles=((1, 128), (128, 128)),
             arrange=lambda a, b: (by_group(a), b.scales),
             launch=partial(launch, twin=twin),
-            notes="kernels.gemm.gemm, E4M3, FP32 scales 1x128 by 128x128, "
+            notes=f"kernels.gemm.gemm, {'INT8' if whole else 'E4M3'}, FP32 scales 1x128 by 128x128, "
             + (TWIN_NOTE if twin else "promoted every 128, BF16 out"),
             variant="twin" if twin else "ours",
-            static=tile_name(problem_of("fprop", shape, promote=0 if twin else PROMOTE_128)),
+            check=int8_error if whole else scaled_error,
+            static=tile_name(problem_of("int8" if whole else "fprop", shape, promote=0 if twin else PROMOTE_128)),
+            dtype="int8" if whole else "float8_e4m3fn",
+        )
+
+
+def int8_error(x: BenchOperands) -> float:
+    """Return the output's relative Frobenius error against float64. Raises WrongOutput beyond INT8_TOLERANCE."""
+    return relative_error(x.out, product(x.call.a, x.call.b), INT8_TOLERANCE)
+
+
+def fp4_cases(shape: BenchGemm) -> Iterator[Case]:
+    """Yield a GEMM with E4M3 activations in 1x128 groups and packed E2M1 weights in 1x32 groups, and its timing twin."""
+    m, n, k = shape
+
+    def prepare(generator: Any) -> BenchOperands:
+        a, b = quantise(normal(generator, m, k), (1, 128)), to_fp4(normal(generator, n, k))
+        weights = gemm.prepare_fp4(b.packed, b.scales)
+        return BenchOperands(a.codes, weights.codes, nan(m, n), (a, b, by_group(a), weights))
+
+    def launch(x: BenchOperands, twin: bool) -> None:
+        gemm.fp4_weights(x.a, x.call[3], x.call[2], x.out, twin=twin)
+
+    for twin in (False, True):
+        yield Case(
+            kernel="gemm.fp4",
+            implementation="no-promotion" if twin else "ours",
+            variant="twin" if twin else "ours",
+            shape=shape._asdict(),
+            flops=shape.flops,
+            least_bytes=m * k + n * k // 2 + n * k // 32 + 2 * m * n,
+            prepare=prepare,
+            launch=partial(launch, twin=twin),
+            check=None if twin else lambda x: relative_error(x.out, product(*x.call[:2]), TOLERANCE),
+            notes="kernels.gemm.fp4_weights, E4M3 by E2M1, FP32 scales 1x128, powers of two 1x32, "
+            + (TWIN_NOTE if twin else "promoted every 128, BF16 out"),
+            static=tile_name(problem_of("fp4", shape, promote=0 if twin else PROMOTE_128)),
         )
 
 
@@ -167,50 +214,31 @@ def native_case(shape: BenchGemm, every: int | None = None) -> Case:
 
 
 def _grouped_cases(layout: str, shape: BenchGemm) -> Iterator[Case]:
-    """Yield a grouped GEMM of GROUPS experts with `shape.n` outputs each, and its timing twin.
+    """Yield a grouped GEMM of GROUPS experts with `shape.n` outputs each, and its timing twin."""
+    groups = groups_of(layout, shape.m)
 
-    Half of the m tokens are spread evenly over the experts; of the other half, expert g gets a share that grows with g.
-    """
-    groups = GROUPS
-    counts = [shape.m // (2 * groups) + shape.m * (g + 1) // (groups * (groups + 1)) for g in range(groups)]
-    room = shape.m if layout == "masked" else 0
-    starts = [g * room if room else sum(counts[:g]) for g in range(groups)]
-    rows = groups * room if room else sum(counts)
-    real = sum(counts)
-
-    def prepare(generator: Any) -> BenchOperands:
+    def arrange(a: BenchTensor, b: BenchTensor) -> Any:
         import torch
 
-        a = quantise(normal(generator, rows, shape.k), (1, 128))
-        b = quantise(normal(generator, groups * shape.n, shape.k), (128, 128))
-        place = [torch.tensor(x, dtype=torch.int32, device="cuda") for x in (starts, counts)]
-        codes = b.codes.view(groups, shape.n, shape.k)
-        return BenchOperands(a.codes, codes, nan(rows, shape.n), (a, b, by_group(a), place))
+        places = [torch.tensor(x, dtype=torch.int32, device="cuda") for x in (groups.starts, groups.counts)]
+        return by_group(a), b.scales.view(GROUPS, shape.n // 128, -1), *places
 
     def launch(x: BenchOperands, twin: bool) -> None:
-        scale_b = x.call[1].scales.view(groups, shape.n // 128, -1)
-        first, count = x.call[3]
-        gemm.grouped(x.a, x.b, x.call[2], scale_b, first, count, x.out, twin=twin)
-
-    def check(x: BenchOperands) -> float:
-        a, b = x.call[0].values(), x.call[1].values().view(groups, shape.n, shape.k)
-        parts = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
-        return max(relative_error(x.out[part], a[part] @ b[g].T, TOLERANCE) for g, part in enumerate(parts))
+        scale_a, scale_b, starts, counts = x.call[2]
+        gemm.grouped(x.a, x.b, scale_a, scale_b, starts, counts, x.out, twin=twin)
 
     for twin in (False, True):
         of_all = problem_of(
-            "grouped", BenchGemm(rows, shape.n, shape.k), promote=0 if twin else PROMOTE_128, groups=groups
+            "grouped", BenchGemm(groups.rows, *shape[1:]), promote=0 if twin else PROMOTE_128, groups=GROUPS
         )
-        yield Case(
-            kernel=f"gemm.grouped-{layout}",
-            implementation="no-promotion" if twin else "ours",
-            variant="twin" if twin else "ours",
-            shape={"groups": groups, "m": real, "n": shape.n, "k": shape.k},
-            flops=2 * real * shape.n * shape.k,
-            least_bytes=fp8_bytes(BenchGemm(real, shape.n, shape.k)) + (groups - 1) * shape.n * shape.k,
-            prepare=prepare,
+        yield grouped_case(
+            layout,
+            "no-promotion" if twin else "ours",
+            shape,
+            groups,
+            arrange=arrange,
             launch=partial(launch, twin=twin),
-            check=None if twin else check,
-            notes=f"kernels.gemm.grouped, {layout} layout, {min(counts)} to {max(counts)} tokens an expert",
+            notes="kernels.gemm.grouped",
+            variant="twin" if twin else "ours",
             static=tile_name(of_all),
         )

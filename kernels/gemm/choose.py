@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
+from kernels.gemm.tile import PROMOTE_128, Element, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 from kernels.launch import SMS
 
 
@@ -18,20 +18,25 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     if p.is_twin:  # a twin must differ from its kernel only in the promotion
         yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=PROMOTE_128)))
         return
-    tile = partial(Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0)
+    tile = partial(
+        Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0, element=p.element
+    )
     flat = p.m <= 64 and not p.groups  # tiles of 128 rows would be half empty
     if not flat:
         for bm, bn, share in _large(p):
+            if p.element != Element.E4M3 and bn % 16:
+                continue  # wgmma of INT8 has no such N, and E2M1 is not built for it
             yield tile(bm, bn, share=share)
     depth = _depth(p)
     # Splitting K gives SMs work where D has too few tiles. It is built only for forward and dgrad GEMMs.
     splittable = p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128 and not p.groups and p.steps > 1
     if splittable and not flat and -(-p.m // 256) * -(-p.n // 128) <= SMS // 2:  # CTAs that split K do not walk tiles
         yield tile(256, 128, split=2)
-    for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, (32, 64))):
+    narrow = (32, 64, 128) if p.element == Element.E2M1 else (32, 64)
+    for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, narrow)):
         for bn in widths:
-            # A scale for every column and two steps in flight spill at 128 x 128.
-            spills = p.scales == ScaleLayout.GROUP and bm == bn == 128
+            # Two steps in flight spill at 128 columns beside a scale for every column, and in a single warpgroup.
+            spills = bn == 128 and (bm == 64 or p.scales == ScaleLayout.GROUP)
             for split in (1, 2) if splittable else (1,):
                 yield tile(bm, bn, split=split, depth=1 if spills else depth)
     yield tile(64, 64, share=SharedOperand.A, sharers=4, depth=depth)
@@ -143,13 +148,15 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
         math *= (1.1 if tile.bm == 256 else 1.13) * (1.0 if tile.bn % 64 == 0 else 1.04)
     a_rows = tile.bm / (tile.sharers if tile.share == SharedOperand.A else 1)
     b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
-    load = (tile.bm + tile.bn) * 128 / (gpu.sm_bytes_a_clock * clocks)
-    step = max(math, load, active * (a_rows + b_rows) * 128 / gpu.l2_bytes)
+    weights = 17 / 32 if p.element == Element.E2M1 else 1.0  # bytes an element of B, with E2M1's scales
+    load = (tile.bm + tile.bn * weights) * 128 / (gpu.sm_bytes_a_clock * clocks)
+    unpack = 4.5 * tile.bn / clocks if p.element == Element.E2M1 else 0.0
+    step = max(math, load, unpack, active * (a_rows + b_rows * weights) * 128 / gpu.l2_bytes)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden
     store += gpu.ragged_us if tile.bn % 16 else 0.0
     busy = waves * (-(-p.steps // tile.split) * step + store)
-    moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
+    moved = max(p.groups, 1) * p.n * p.k * weights + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
     memory = moved / (gpu.memory_bytes_in_step if tile.cluster == 4 and waves == 1 else gpu.memory_bytes)
     start = gpu.start_us + (gpu.split_us * max(tile.bm // 128, 1) if tile.split > 1 else 0.0)
     start += gpu.cluster_of_four_us if tile.cluster == 4 else 0.0

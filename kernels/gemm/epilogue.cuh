@@ -49,7 +49,7 @@ __device__ __forceinline__ void store_rest(const Arguments &p, const float (&x)[
 
 // Split K: two CTAs hold sums over one half of K each. Sends the other CTA the columns that it stores, and adds what it sends of
 // the columns that this CTA stores. The order does not matter, since (0 + a) + b equals (0 + b) + a.
-__device__ __forceinline__ void exchange(float (&mine)[PARTS][NSTORED], const float (&acc)[PARTS][NACC], u32 place, u32 received) {
+__device__ __forceinline__ void exchange(float (&mine)[PARTS][NSTORED], const Sum (&acc)[PARTS][NACC], u32 place, u32 received) {
   const int rank = cluster_rank();
 #pragma unroll
   for (int h = 0; h < PARTS; ++h)

@@ -7,14 +7,18 @@
 
 // -- promotion -------------------------------------------------------------------------------------------------------
 
+// The partial sum in FP32, exactly: 128 products of INT8 sum to at most 2^21.
+__device__ __forceinline__ float value(float sum) { return sum; }
+__device__ __forceinline__ float value(int sum) { return __int2float_rn(sum); }
+
 // acc += part * scale. `f` is the scale of each of the thread's two rows times that of each block of columns; the tile starts
 // `offset` columns into the first block.
-__device__ __forceinline__ void promote(const int offset, float (&acc)[NACC], const float (&part)[NACC], const float (&f)[BLOCKS][2]) {
+__device__ __forceinline__ void promote(const int offset, Sum (&acc)[NACC], const Part (&part)[NACC], const float (&f)[BLOCKS][2]) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
     const int block = min((offset + 8 * i) / 128, BLOCKS - 1);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) acc[4 * i + j] = __fmaf_rn(part[4 * i + j], f[block][j / 2], acc[4 * i + j]);
+    for (int j = 0; j < 4; ++j) acc[4 * i + j] = __fmaf_rn(value(part[4 * i + j]), f[block][j / 2], acc[4 * i + j]);
   }
 }
 
@@ -27,14 +31,14 @@ template <int O = 0, class F> __device__ __forceinline__ void at_offset(int offs
 }
 
 // acc += part * (scale of row * scale of column), with a scale for every column from shared memory.
-__device__ __forceinline__ void promote_rows(float (&acc)[NACC], const float (&part)[NACC], float low, float high, u32 sb) {
+__device__ __forceinline__ void promote_rows(Sum (&acc)[NACC], const Part (&part)[NACC], float low, float high, u32 sb) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
     const float2 s = load_shared2(sb + (8 * i + threadIdx.x % 4 * 2) * 4);
-    acc[4 * i] = __fmaf_rn(part[4 * i], __fmul_rn(low, s.x), acc[4 * i]);
-    acc[4 * i + 1] = __fmaf_rn(part[4 * i + 1], __fmul_rn(low, s.y), acc[4 * i + 1]);
-    acc[4 * i + 2] = __fmaf_rn(part[4 * i + 2], __fmul_rn(high, s.x), acc[4 * i + 2]);
-    acc[4 * i + 3] = __fmaf_rn(part[4 * i + 3], __fmul_rn(high, s.y), acc[4 * i + 3]);
+    acc[4 * i] = __fmaf_rn(value(part[4 * i]), __fmul_rn(low, s.x), acc[4 * i]);
+    acc[4 * i + 1] = __fmaf_rn(value(part[4 * i + 1]), __fmul_rn(low, s.y), acc[4 * i + 1]);
+    acc[4 * i + 2] = __fmaf_rn(value(part[4 * i + 2]), __fmul_rn(high, s.x), acc[4 * i + 2]);
+    acc[4 * i + 3] = __fmaf_rn(value(part[4 * i + 3]), __fmul_rn(high, s.y), acc[4 * i + 3]);
   }
 }
 
@@ -55,19 +59,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap d,
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
-  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES, clear = received + 8;
+  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES;
+  const u32 clear = received + 8, packed = clear + 8;
   int2 *const groups = (int2 *)(shared + GROUPS_AT);
 
   if (threadIdx.x == 0) {
     prefetch(&a), prefetch(&b), prefetch(&d);
     if (SCALES) prefetch(&sa);
-    if (SCALES == 2) prefetch(&sb);
-    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    if (SCALES == 2 || PACKED) prefetch(&sb);
+    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, (SCALES == 1 ? 2 : 1) + (PACKED ? 1 : 0)), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    for (int s = 0; PACKED && s < STAGES; ++s) barrier_init(packed + 8 * s, 1);
     if (SPLIT == 2) barrier_init(received, 1);
     if (IN_RING) barrier_init(clear, WGS * 4);
     fence_barrier_init();
     if (SPLIT == 2) barrier_expect(received, RECEIVED);
   }
+  if (PACKED && threadIdx.x < 32) store_table(base + TABLE_AT, threadIdx.x);
   release_next();
   if (GROUPED) {
     wait_for_inputs();
@@ -82,8 +89,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Tile tile;
   Ring ring;
   bool more = walk.next(tile);  // everything that needs no input precedes the wait for the inputs
-  if (wg == WGS) {
-    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support.
+  if (UNPACKERS ? wg >= WGS : wg == WGS) {
+    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Packed
+    // weights have a barrier of their own, and a warp that unpacks them, whose arrival the full barrier awaits.
     if (WGS == 2) fewer_registers<40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
@@ -91,7 +99,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       // grid writes B, its writes and our reads go through L2.
       if (!GROUPED && more)
         for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k)
-          tma_prefetch(&b, k * 128, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
+          tma_prefetch(&b, k * B_STEP, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
       wait_for_inputs();
       for (; more; more = walk.next(tile)) {
         const int b_row = tile.group * p.n + tile.column;
@@ -101,8 +109,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           barrier_expect(bar, EXPECTED);
           if (SHARE == 1) tma_load(to + rank * A_ROWS * 128, &a, k * 128, tile.row + rank * A_ROWS, bar, EVERYONE);
           else tma_load(to, &a, k * 128, tile.row, bar);
-          if (SHARE == 2) tma_load(to + A_BYTES + rank * B_ROWS * 128, &b, k * 128, b_row + rank * B_ROWS, bar, EVERYONE);
-          else tma_load(to + A_BYTES, &b, k * 128, b_row, bar);
+          const u32 to_b = PACKED ? base + PACKED_AT + ring.stage * PACKED : to + A_BYTES, bar_b = PACKED ? packed + 8 * ring.stage : bar;
+          if (PACKED) barrier_expect(bar_b, PACKED + SHIFTS), tma_load(s + SHIFTS_AT, &sb, b_row, k, bar_b);
+          if (SHARE == 2) tma_load(to_b + rank * B_ROWS * B_STEP, &b, k * B_STEP, b_row + rank * B_ROWS, bar_b, EVERYONE);
+          else tma_load(to_b, &b, k * B_STEP, b_row, bar_b);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
           if (SCALES == 2) tma_load(s + SA_FLOATS * 4, &sb, b_row, k, bar);
           // Prefetches the D that will be added to into L2, one box per step.
@@ -130,9 +140,22 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (lane == 0) barrier_arrive(full + 8 * ring.stage);
         }
       }
+    } else if (PACKED && threadIdx.x >= FIRST_UNPACKER) {
+      // Each warp has stages of its own, since the latency of unpacking is several times what a step may take.
+      const int mine = (threadIdx.x - FIRST_UNPACKER) / 32, lane = threadIdx.x % 32;
+      for (; more; more = walk.next(tile))
+        for (int k = tile.from; k < tile.to; ++k, ring.step()) {
+          if (ring.stage % UNPACKERS != mine) continue;
+          const u32 shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT, to = base + ring.stage * STAGE + A_BYTES;
+          barrier_wait(packed + 8 * ring.stage, ring.parity);
+          unpack(base + PACKED_AT + ring.stage * PACKED, shifts, base + TABLE_AT, to, lane);
+          fence_async();
+          __syncwarp();
+          if (lane == 0) barrier_arrive(full + 8 * ring.stage);
+        }
     }
   } else {
-    if (WGS == 2) more_registers<232>();
+    if (WGS == 2) more_registers<UNPACKERS ? 216 : 232>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // first row of the warpgroup within the CTA's tile
     const auto release = [&](int stage) {
@@ -149,11 +172,11 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
     for (; more; more = walk.next(tile)) {
       __syncwarp();
-      float acc[PARTS][NACC];
+      Sum acc[PARTS][NACC];
 #pragma unroll
       for (int h = 0; h < PARTS; ++h)
 #pragma unroll
-        for (int i = 0; i < NACC; ++i) acc[h][i] = 0.0f;
+        for (int i = 0; i < NACC; ++i) acc[h][i] = 0;
       const int offset = tile.column % 128;
       // Address of the scale of this thread's first row in a part; the second row is 8 further.
       u32 first_scale = base + SCALES_AT + ((GROUPED ? tile.row & 3 : 0) + row + warp * 16 + lane / 4) * 4;
@@ -165,9 +188,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       };
 
       if constexpr (DEPTH == 2 && PROMOTE) {
-        float part[2][NACC], f[2][BLOCKS][2];
+        Part part[2][NACC];
+        float f[2][BLOCKS][2];
         int stages[2];
-        const auto start = [&](float(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
+        const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
           float now[BLOCKS];
           barrier_wait(full + 8 * ring.stage, ring.parity);
           of_blocks(now, ring.stage);
@@ -184,7 +208,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           used = ring.stage;
           ring.step();
         };
-        const auto finish = [&](float(&part)[NACC], float(&f)[BLOCKS][2], int used, bool last) {
+        const auto finish = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int used, bool last) {
           if (last) wgmma_wait<0>();
           else wgmma_wait<1>();
           pin(part);
@@ -211,7 +235,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           }
         }
       } else {
-        float part[NACC];
+        Part part[NACC];
         float loaded = 0.0f;  // keeps a timing twin's loads of scales alive
         int before = -1;      // with two steps in flight: the stage whose wgmmas may still run
         u32 ready = 0;  // whether the next stage is known to be full
@@ -231,7 +255,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
 #pragma unroll
               for (int run = 0; run < RUNS; ++run) {
                 const bool closing = h == PARTS - 1 && run == RUNS - 1;  // the last to read this stage
-                float(&sum)[NACC] = PROMOTE ? part : acc[h];
+                Part(&sum)[NACC] = PROMOTE ? part : (Part(&)[NACC])acc[h];
                 pin(sum);
                 wgmma_fence();
 #pragma unroll
@@ -276,7 +300,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           pin(acc[0]);
           if (before >= 0) release(before);
         }
-        if (SCALES && PROMOTE == 0) acc[0][0] += loaded;
+        if (SCALES && PROMOTE == 0) acc[0][0] += (Sum)loaded;
       }
 
       const bool first = threadIdx.x % 128 == 0;

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kernels.gemm.choose import Gpu, choose, gpu_of
 from kernels.gemm.pace import paced
 from kernels.gemm.tensor_map import TensorMap, tensor_map
-from kernels.gemm.tile import MAX_GROUPS, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
+from kernels.gemm.tile import MAX_GROUPS, Element, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 from kernels.launch import Kernel, Launch, require_tensor, stream
 from kernels.nvrtc import cached_cubin
 
@@ -32,6 +32,7 @@ class GemmOperands(NamedTuple):
     out: torch.Tensor | None
     starts: torch.Tensor | None = None
     counts: torch.Tensor | None = None
+    shifts: torch.Tensor | None = None
 
     def given(self) -> list[tuple[str, torch.Tensor]]:
         """Return name and tensor of each argument that is not None."""
@@ -95,13 +96,14 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
     groups = x.b.shape[0] if x.b.dim() == 3 else 0
     gpu = _gpu(x.a.device.index)
     out = OutputType(x.out.element_size())
-    problem = GemmProblem(m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=add)
+    element = element_of(x)
+    problem = GemmProblem(m, n, k, groups=groups, scales=scales, promote=promote, out=out, add=add, element=element)
     tile = (tile or choose(problem, gpu)).sized
     a_box = (128, tile.bm // (tile.sharers if tile.share == SharedOperand.A else 1))
-    b_box = (128, tile.bn // (tile.sharers if tile.share == SharedOperand.B else 1))
+    of_columns = x.scale_b if scales == ScaleLayout.GROUP else x.shifts
     maps = [
-        tensor_map(x.a.data_ptr(), width=k, rows=m, pitch=x.a.stride(0), box=a_box, element="e4m3", swizzle=128),
-        tensor_map(x.b.data_ptr(), width=k, rows=max(groups, 1) * n, pitch=k, box=b_box, element="e4m3", swizzle=128),
+        tensor_map(x.a.data_ptr(), width=k, rows=m, pitch=x.a.stride(0), box=a_box, element="byte", swizzle=128),
+        _weights_map(x.b, tile),
         tensor_map(
             x.out.data_ptr(),
             width=n,
@@ -112,7 +114,7 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
             swizzle=tile.box_columns * tile.out,  # type: ignore[arg-type]
         ),
         TensorMap() if scales == ScaleLayout.TENSOR else _scales_map(x.scale_a, m, tile.scale_box),
-        _scales_map(x.scale_b, n, tile.bn) if scales == ScaleLayout.GROUP else TensorMap(),
+        TensorMap() if of_columns is None else _scales_map(of_columns, n, tile.bn),
     ]
     arguments = _Arguments(
         scale_b=x.scale_b.data_ptr(),
@@ -127,6 +129,14 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
         groups=groups,
     )
     return _kernel(tile).launch((tile.ctas(problem, gpu.sms), 1), [*maps, arguments], tile.shared_bytes(groups))
+
+
+def _weights_map(b: torch.Tensor, tile: Tile) -> TensorMap:
+    packed = tile.element == Element.E2M1  # 64 bytes for 128 of K, unpacked into the layout that wgmma reads
+    width, rows = b.shape[-1], b.numel() // b.shape[-1]
+    box = (64 if packed else 128, tile.bn // (tile.sharers if tile.share == SharedOperand.B else 1))
+    swizzle: Literal[0, 128] = 0 if packed else 128
+    return tensor_map(b.data_ptr(), width=width, rows=rows, pitch=width, box=box, element="byte", swizzle=swizzle)
 
 
 def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
@@ -145,6 +155,15 @@ def _gpu(device: int) -> Gpu:
 
     about = torch.cuda.get_device_properties(device)
     return gpu_of(about.name, about.multi_processor_count)
+
+
+def element_of(x: GemmOperands) -> Element:
+    """Return the element type of operands that `check` accepts."""
+    import torch
+
+    if x.shifts is not None:
+        return Element.E2M1
+    return Element.INT8 if x.a.dtype == torch.int8 else Element.E4M3
 
 
 def require(condition: bool, message: str) -> None:
@@ -183,15 +202,22 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
         x.b.dim() == (2 if x.starts is None else 3),
         f"b must be (N, K), or (G, N, K) with groups; it has {x.b.dim()} dimensions",
     )
+    whole = x.a.dtype == torch.int8 and scales == ScaleLayout.BLOCK and x.starts is None and x.shifts is None
     for name, t in (("a", x.a), ("b", x.b)):
-        require(t.dtype == torch.float8_e4m3fn, f"{name} must be E4M3 (torch.float8_e4m3fn); it is {t.dtype}")
+        if name == "b" and x.shifts is not None:
+            require(t.dtype == torch.uint8, f"b must be uint8, two E2M1 codes a byte; it is {t.dtype}")
+        elif whole:
+            require(t.dtype == torch.int8, f"{name} must be INT8, as a; it is {t.dtype}")
+        else:
+            require(t.dtype == torch.float8_e4m3fn, f"{name} must be E4M3 (torch.float8_e4m3fn); it is {t.dtype}")
         require(
             t.stride(-1) == 1,
-            f"{name} must be contiguous along K, since Hopper's FP8 wgmma reads K-major operands only",
+            f"{name} must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
         )
     require(x.b.is_contiguous(), "b must be contiguous")
     (m, k), n = x.a.shape, x.b.shape[-2]
-    require(x.b.shape[-1] == k, f"a and b must have one K; a has {k}, b {x.b.shape[-1]}")
+    along = x.b.shape[-1] * (1 if x.shifts is None else 2)
+    require(along == k, f"a and b must have one K; a has {k}, b {along}")
     require(m > 0 and n > 0 and k > 0, f"M, N and K must be positive; the GEMM is {m} x {n} x {k}")
     require(x.b.shape[0] > 0, "b must have at least one group; it is (0, N, K)")
     require(k % 16 == 0, f"K must be a multiple of 16, for bulk copies of whole 16 bytes; it is {k}")
@@ -208,6 +234,13 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
     built = INTERVALS[scales]
     require(promote in built, f"promote must be one of {[32 * i for i in built[1:]]}; it is {promote * 32}")
     groups_of_k = -(-k // 128)
+    if x.shifts is not None:
+        require(k % 32 == 0, f"K must be a multiple of 32, the elements of a scale of FP4; it is {k}")
+        require(
+            x.shifts.dtype == torch.int32 and tuple(x.shifts.shape) == (groups_of_k, n) and x.shifts.is_contiguous(),
+            f"shifts must be a contiguous int32 tensor ({groups_of_k}, {n}), as prepare_fp4 makes it; "
+            f"it is {x.shifts.dtype} {tuple(x.shifts.shape)}",
+        )
     for name, t in (("scale_a", x.scale_a), ("scale_b", x.scale_b)):
         require(t.dtype == torch.float32, f"{name} must be FP32; it is {t.dtype}")
     if scales == ScaleLayout.TENSOR:

@@ -15,7 +15,7 @@ class TensorMap(ctypes.Structure):
     _align_ = 64
 
 
-_DATA_TYPE = {"e4m3": 0, "fp32": 7, "bf16": 9}  # CUtensorMapDataType; E4M3 is copied as UINT8
+_DATA_TYPE = {"byte": 0, "fp32": 7, "bf16": 9}  # CUtensorMapDataType
 _SWIZZLE = {0: 0, 32: 1, 64: 2, 128: 3}  # CUtensorMapSwizzle, by bytes
 _PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 
@@ -27,7 +27,7 @@ def tensor_map(
     rows: int,
     pitch: int,
     box: tuple[int, int],
-    element: Literal["e4m3", "bf16", "fp32"],
+    element: Literal["byte", "bf16", "fp32"],
     swizzle: Literal[0, 32, 64, 128] = 0,
 ) -> TensorMap:
     """Return the tensor map of a matrix that is copied in boxes of (columns, rows).

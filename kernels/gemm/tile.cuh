@@ -10,9 +10,17 @@
 //   OUT         bytes per element of D: 2 for BF16, 4 for FP32
 //   ADD         1: D += instead of D =
 //   GROUPED     1: groups of rows have their own B; group g has rows starts[g] to starts[g] + counts[g]
+//   ELEMENT     0: E4M3, summed in e8m13;  1: INT8, summed in int32;  2: E4M3 by E2M1, which is unpacked to E4M3 (unpack.cuh)
 //   DEPTH       steps of K in flight per warpgroup; with 2, it promotes one step while its next wgmmas run
 
-constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128, THREADS = MATH + 128;
+template <int> struct Summed { typedef float type; };  // type of the Tensor Core's accumulator, by ELEMENT
+template <> struct Summed<1> { typedef int type; };
+typedef Summed<ELEMENT>::type Part;
+typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if promoted
+
+constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
+constexpr int UNPACKERS = ELEMENT == 2 ? 4 : 0, FIRST_UNPACKER = MATH + 128;  // warps, one on each quarter of an SM
+constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
@@ -21,16 +29,19 @@ constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)) && SPLIT <= 2, "not built");
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(STAGES > 1, "a stage is released once the next one multiplies");
+static_assert(ELEMENT != 2 || (SCALES == 1 && !GROUPED && BN % 16 == 0), "not built");
 static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
 
-// Shared memory: the ring's operands, the staging of D, the sums received from the other half of K, the ring's scales, the
-// barriers (full, empty, received, clear), the groups. With half of K and 256 rows, the received sums and the staging of D take
-// the place of the ring, which a CTA no longer needs then: it has one tile.
+// Shared memory: the ring's operands, the staging of D, the sums received from the other half of K, the ring's scales and packed B,
+// the barriers (full, empty, received, clear, packed), the table of unpack.cuh, the groups. With half of K and 256 rows, the received
+// sums and the staging of D take the place of the ring, which a CTA no longer needs then: it has one tile.
 constexpr int A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
+constexpr int B_STEP = ELEMENT == 2 ? 64 : 128, PACKED = ELEMENT == 2 ? BN * B_STEP : 0;  // bytes of a row and of B that are copied
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group may start at any row, a copy only at a multiple of 4
 constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : SCALES ? 32 : 0;
-constexpr int STAGE_SCALES = (SA_FLOATS + SB_FLOATS) * 4;
-constexpr int EXPECTED = STAGE + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
+constexpr int SHIFTS = ELEMENT == 2 ? BN * 4 : 0, SHIFTS_AT = (SA_FLOATS + SB_FLOATS) * 4;  // a byte per group of 32 of a row of B
+constexpr int STAGE_SCALES = SHIFTS_AT + (SHIFTS + 127) / 128 * 128;
+constexpr int EXPECTED = (PACKED ? A_BYTES : STAGE) + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
 constexpr int STORED = BN / SPLIT, NSTORED = STORED / 2;  // columns that this CTA stores
 constexpr int BOXED = STORED / 16 * 16;                   // columns in bulk stores; the other 8, if any, are stored directly
 constexpr int BOX = BOXED * OUT % 128 == 0 ? 128 / OUT : BOXED * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns per bulk store
@@ -39,8 +50,9 @@ constexpr int D_PART = 64 * BOXED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 10
 constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the other CTA's sums
 constexpr bool IN_RING = SPLIT == 2 && PARTS == 2;
 constexpr int D_AT = IN_RING ? RECEIVED : STAGES * STAGE, RECEIVED_AT = IN_RING ? 0 : D_AT + WGS * D_BYTES;
-constexpr int SCALES_AT = IN_RING ? STAGES * STAGE : RECEIVED_AT + RECEIVED;
-constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, GROUPS_AT = BARRIERS_AT + STAGES * 16 + 16;
+constexpr int SCALES_AT = IN_RING ? STAGES * STAGE : RECEIVED_AT + RECEIVED, PACKED_AT = SCALES_AT + STAGES * STAGE_SCALES;
+constexpr int BARRIERS_AT = PACKED_AT + STAGES * PACKED, TABLE_AT = BARRIERS_AT + STAGES * (PACKED ? 24 : 16) + 16;
+constexpr int GROUPS_AT = TABLE_AT + (PACKED ? 128 : 0);
 static_assert(!IN_RING || D_AT + WGS * D_BYTES <= STAGES * STAGE, "the ring is large enough");
 static_assert(BOXED == STORED || (SPLIT == 1 && !ADD && !GROUPED), "not built");
 

@@ -11,6 +11,8 @@ SHARED_BYTES = 232_448
 """Shared memory available to one CTA on a Hopper SM, bytes (CUDA programming guide, compute capability 9.0)."""
 MAX_GROUPS = 1024
 """Largest number of groups in a grouped GEMM; their table is in shared memory."""
+UNPACKERS = 4
+"""Warps that unpack E2M1, as UNPACKERS in tile.cuh."""
 PROMOTE_128 = 4
 """Wgmmas between promotions where the interval is 128 products; each wgmma sums 32."""
 
@@ -31,6 +33,16 @@ class OutputType(IntEnum):
 
     BF16 = 2
     FP32 = 4
+
+
+class Element(IntEnum):
+    """Element type of A and B; the values are those of ELEMENT in tile.cuh."""
+
+    E4M3 = 0
+    INT8 = 1
+    """Summed exactly in int32."""
+    E2M1 = 2
+    """B packed two a byte, with a power of two for every 32 along K, unpacked to E4M3; A is E4M3."""
 
 
 class SharedOperand(IntEnum):
@@ -59,6 +71,7 @@ class GemmProblem:
     out: OutputType = OutputType.BF16
     add: bool = False
     """True if the sum is added to D."""
+    element: Element = Element.E4M3
 
     @property
     def steps(self) -> int:
@@ -86,6 +99,7 @@ class Tile:
     out: OutputType = OutputType.BF16
     add: bool = False
     grouped: bool = False
+    element: Element = Element.E4M3
     depth: int = 1
     stages: int = 0
 
@@ -98,13 +112,14 @@ class Tile:
     def name(self) -> str:
         """Name of the machine code in the bench's records, for instance `gemm-promoted-256x128-sharea2`."""
         kind = {ScaleLayout.TENSOR: "native", ScaleLayout.BLOCK: "promoted", ScaleLayout.GROUP: "wgrad"}[self.scales]
+        element = {Element.E4M3: "", Element.INT8: "int8-", Element.E2M1: "fp4-"}[self.element]
         twin = "-twin" if self.scales and not self.promote else ""
         usual = (0, PROMOTE_128) if self.scales else (0,)
         every = "" if self.promote in usual else f"-every{32 * self.promote}"
         shared = f"-share{self.share.name.lower()}{self.sharers}" if self.share else ""
         split = f"-split{self.split}" if self.split > 1 else ""
         grouped = "-grouped" if self.grouped else ""
-        return f"gemm-{kind}{twin}{every}-{self.bm}x{self.bn}{shared}{split}{grouped}"
+        return f"gemm-{element}{kind}{twin}{every}-{self.bm}x{self.bn}{shared}{split}{grouped}"
 
     @property
     def warpgroups(self) -> int:
@@ -113,8 +128,8 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Threads per CTA."""
-        return 128 * (self.warpgroups + 1)
+        """Threads per CTA: math warpgroups, producers, and a warpgroup that unpacks E2M1."""
+        return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1))
 
     @property
     def box_columns(self) -> int:
@@ -150,9 +165,12 @@ class Tile:
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
-        left = SHARED_BYTES - self._staging - 16 - table
+        left = SHARED_BYTES - self._staging - self._fixed - table
         most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
-        return replace(self, stages=min(most, left // self._stage))
+        stages = min(most, left // self._stage)
+        if self.element == Element.E2M1 and stages > UNPACKERS:
+            stages -= stages % UNPACKERS  # as many stages for each warp that unpacks
+        return replace(self, stages=stages)
 
     @property
     def _staging(self) -> int:
@@ -166,17 +184,23 @@ class Tile:
 
     @property
     def _stage(self) -> int:
-        """Bytes of a stage: operands, scales and two barriers."""
+        """Bytes of a stage: operands, packed B, scales and barriers."""
         scales_a = -(-self.scale_box // 32) * 32 if self.scales else 0
         scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
             self.scales
         ]
-        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16
+        packed = 64 * self.bn + -(-self.bn // 32) * 128 + 8 if self.element == Element.E2M1 else 0
+        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16 + packed
+
+    @property
+    def _fixed(self) -> int:
+        """Bytes of the barriers of received sums and of the table for unpacking."""
+        return 16 + 128 * (self.element == Element.E2M1)
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
         tile = self.sized
-        return tile.stages * tile._stage + tile._staging + 16 + 8 * groups
+        return tile.stages * tile._stage + tile._staging + tile._fixed + 8 * groups
 
     @property
     def constants(self) -> str:
@@ -191,7 +215,7 @@ class Tile:
 
     def with_text(self, text: str) -> str:
         """Return CUDA C++ with another kernel text, to try a change."""
-        return f"{self.constants}\n{_read('ptx.cuh')}\n{_wgmma(self.bn)}\n{text}"
+        return f"{self.constants}\n{_read('ptx.cuh')}\n{_wgmma(self.bn, self.element)}\n{text}"
 
 
 def _read(name: str) -> str:
@@ -200,22 +224,25 @@ def _read(name: str) -> str:
 
 def kernel_text() -> str:
     """Return the kernel's text without its constants and PTX wrappers."""
-    return "\n".join(map(_read, ("tile.cuh", "epilogue.cuh", "gemm.cu")))
+    return "\n".join(map(_read, ("tile.cuh", "epilogue.cuh", "unpack.cuh", "gemm.cu")))
 
 
 DESCRIPTOR_HIGH = 1024 >> 4 | 1 << 30
 """High word of an operand's descriptor: atoms 1024 bytes apart, 128-byte swizzle (PTX ISA, wgmma matrix descriptors)."""
 
 
-def _wgmma(n: int) -> str:
+def _wgmma(n: int, element: Element) -> str:
     """Return the wrapper of wgmma for N = `n`. PTX needs the accumulator's registers written out one by one."""
     count = n // 2
     registers = ", ".join(f"%{i}" for i in range(count))
-    outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
-    return f"""__device__ __forceinline__ void wgmma(float (&d)[{count}], u32 a, u32 b, int add) {{
+    kind, sums, letter, immediates = (
+        ("s32.s8.s8", "int", "r", "") if element == Element.INT8 else ("f32.e4m3.e4m3", "float", "f", ", 1, 1")
+    )
+    outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
+    return f"""__device__ __forceinline__ void wgmma({sums} (&d)[{count}], u32 a, u32 b, int add) {{
   asm volatile("{{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %{count + 2}, 0;\\n"
                "mov.b64 a, {{%{count}, {DESCRIPTOR_HIGH}}}; mov.b64 b, {{%{count + 1}, {DESCRIPTOR_HIGH}}};\\n"
-               "wgmma.mma_async.sync.aligned.m64n{n}k32.f32.e4m3.e4m3 {{{registers}}}, a, b, p, 1, 1; }}"
+               "wgmma.mma_async.sync.aligned.m64n{n}k32.{kind} {{{registers}}}, a, b, p{immediates}; }}"
                : {outs} : "r"(a), "r"(b), "r"(add));
 }}
 """

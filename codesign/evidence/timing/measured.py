@@ -57,9 +57,9 @@ def operation(row: BenchRow) -> Operation | None:
         fp32 = kernel == "requantise" and row.implementation == "ours"
         bits = 8 * row.least_bytes / (shape["m"] * shape["k"])
         return Stream(shape["m"], shape["k"], bits, kernel, fp32_requantised=fp32)
-    if not row.kernel.startswith("gemm."):
-        return None
     kind = row.kernel.removeprefix("gemm.").split("-")[0]
+    if not row.kernel.startswith("gemm.") or kind in ("int8", "fp4"):
+        return None
     scales = {"native": ScaleLayout.TENSOR, "wgrad": ScaleLayout.GROUP}.get(kind, ScaleLayout.BLOCK)
     promote = 0 if row.variant == "twin" or kind == "native" else PROMOTE_128
     if every := re.fullmatch(r"ours-promoted-(\d+)", row.implementation):
