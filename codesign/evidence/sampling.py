@@ -8,8 +8,9 @@ ROWS, COLUMNS = (2, 4096), (1, 128)
 """Least and most rows and columns of a sample."""
 MOST_SEEDS = 1024
 """Most seeds of a sample."""
-LONGEST, FEWEST = 16384, 4
-"""Longest K at which all rows and columns are computed, and the fewest of them at any K."""
+LONGEST, FEWEST = 16384, 8
+"""Longest K at which all rows and columns are computed, and the fewest of them at any K. With 4 of each, intervals of ratios
+to software held the truth 85 to 95 times in 100 (outliers and normal, 240 evaluations); with 8, 92 to 100 times."""
 
 
 class Sampling(Spec):
