@@ -282,6 +282,26 @@ def test_gemms_of_one_length_run_together_as_they_do_alone(tensors):
         assert (first is second) == (tensors == "normal" and compared_as.instruction.scale is not None)
 
 
+def test_a_path_with_tokens_along_k_is_not_taken_for_one_with_features():
+    """A gradient of dgrad and one of wgrad, alike but for what their sums run over, each pass through their own groups."""
+    made = proposal(more="path: {operands: [gradient], steps: [{at: combine, logfmt: 8, group: [1, 128]}]}")
+    compared, few = (
+        tuple(c for c in variants(made) if c.variant == "proposal"),
+        Sampling(rows=2, columns=3, seeds=(1, 2)),
+    )
+    jobs = [
+        Job(Gemm(name, 256, 256, 256, "gradient", b, turned, ""), "normal", few, made.rule, compared)
+        for name, b, turned in (
+            ("deepseek-v3.dgrad.q-b", "weight", False),
+            ("deepseek-v3.wgrad.q-b", "activation", True),
+        )
+    ]
+    (along,), (across,) = run_together(jobs)
+    for job, mine in zip(jobs, (along, across), strict=True):
+        assert np.array_equal(mine.total2, run(job)[0].total2)
+    assert (along.quantisation2 != across.quantisation2).all()
+
+
 def test_long_sums_are_sampled_in_fewer_lines():
     """Up to K = 16384 all rows and columns are computed, beyond as many as have no more elements, but at least 8."""
     usual = Sampling()

@@ -49,6 +49,8 @@ class Key(NamedTuple):
     scaled: Scaled | None
     steps: tuple[Step, ...]
     """Casts before the multiplication's own."""
+    turned: bool
+    """True if these steps have tokens along K."""
     floor: float | None
     """Floor of the scale of the whole tensor."""
     width: int
@@ -318,8 +320,7 @@ class Trial:
         if key not in self._operands:
             lines = replace(self.a if which == "a" else self.b, total=key.lines)
             if key.steps:
-                turned = self.gemm.tokens_along_k
-                made = arrived(key.steps, key.cast, key.scaled, lines, key.width, key.floor, turned)
+                made = arrived(key.steps, key.cast, key.scaled, lines, key.width, key.floor, key.turned)
             else:
                 made = quantised(key.cast, key.scaled, lines, key.width, key.floor, seed=int(which == "b"))
             self._operands[key] = pruned(made, key.sparsity) if key.sparsity else made
@@ -350,7 +351,8 @@ class Trial:
         lines, drawn = (self.a, self.drawn_a) if which == "a" else (self.b, self.drawn_b)
         reach = _reach(cast, scaled, steps, floor, lines.total, self.gemm.tokens_along_k)
         reach = lines.total if lines.whole else min(reach, lines.total)
-        return Key(which, cast, scaled, steps, floor, width, sparsity, drawn, reach, reach == lines.total)
+        turned = bool(steps) and self.gemm.tokens_along_k
+        return Key(which, cast, scaled, steps, turned, floor, width, sparsity, drawn, reach, reach == lines.total)
 
 
 def _reach(
