@@ -16,7 +16,7 @@ from codesign.workloads.tensors import CAPTURED
 
 Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
-BATCH = 1 << 21
+BATCH = 1 << 20
 """Elements of operands drawn together: small enough for a cache, large enough for numpy."""
 MOST_HELD = 1 << 26
 """Most elements of operands whose codes are kept for the next question of a search."""
