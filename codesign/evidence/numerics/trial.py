@@ -351,8 +351,8 @@ class Trial:
         lines, drawn = (self.a, self.drawn_a) if which == "a" else (self.b, self.drawn_b)
         reach = _reach(cast, scaled, steps, floor, lines.total, self.gemm.tokens_along_k)
         reach = lines.total if lines.whole else min(reach, lines.total)
-        turned = bool(steps) and self.gemm.tokens_along_k
-        return Key(which, cast, scaled, steps, turned, floor, width, sparsity, drawn, reach, reach == lines.total)
+        along_tokens = bool(steps) and self.gemm.tokens_along_k
+        return Key(which, cast, scaled, steps, along_tokens, floor, width, sparsity, drawn, reach, reach == lines.total)
 
 
 def _reach(
