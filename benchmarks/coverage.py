@@ -32,7 +32,7 @@ import numpy as np
 from codesign.commit import commit
 from codesign.evidence.casts import path_errors as casts
 from codesign.evidence.numerics.errors import Errors, estimates, part
-from codesign.evidence.numerics.source import Job, run
+from codesign.evidence.numerics.jobs import Job, run
 from codesign.evidence.sampling import Sampling
 from codesign.figures import markdown
 from codesign.figures.intervals import Estimate, difference

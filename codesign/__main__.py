@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 
 def main() -> None:
@@ -21,6 +22,13 @@ def main() -> None:
     code = run(sys.argv[1:])
     gc.freeze()  # nothing is searched for garbage on the way out
     sys.exit(code)
+
+
+def _spare_plugins() -> None:
+    """Stand in for pydantic's search for plugins, which imports `importlib.metadata` even where they are disabled."""
+    loader = ModuleType("pydantic.plugin._loader")
+    vars(loader)["get_plugins"] = tuple
+    sys.modules.setdefault(loader.__name__, loader)
 
 
 def _bringer(package: str | None) -> str:
@@ -46,7 +54,8 @@ def run(arguments: list[str]) -> int:
         return 3
     # Short commands are mostly imports. They start faster with fewer garbage collections and no search for pydantic plugins.
     gc.set_threshold(500_000, 50, 50)
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+    if os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1") == "1":
+        _spare_plugins()
     from isa_model.diagnostics import InputError, Unavailable
     from isa_model.printable import unprintable, visible
 

@@ -173,7 +173,7 @@ def test_powers_of_two_above_and_below_numbers(codes, rounding):
 
 LONG = """
 import resource
-from codesign.evidence.numerics.source import Job, run
+from codesign.evidence.numerics.jobs import Job, run
 from codesign.evidence.sampling import Sampling
 from codesign.proposal.load import load_proposal
 from codesign.proposal.variants import variants

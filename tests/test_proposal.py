@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import codesign
-from codesign.evidence.numerics.source import Job, _method, run
+from codesign.evidence.numerics.jobs import Job, run
+from codesign.evidence.numerics.source import _method
 from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Figure

@@ -233,10 +233,11 @@ class Operands:
     """The tensors of one GEMM and source, drawn once for many instructions."""
 
     def __init__(self, gemm: Any, tensors: str, sampling: Sampling) -> None:
-        from codesign.evidence.numerics.source import BATCH
+        from codesign.evidence.numerics.jobs import BATCH
         from codesign.evidence.numerics.trial import Trial
         from codesign.proposal.quantisation import Quantisation
 
+        sampling = sampling.at(gemm.k)
         lines = min(sampling.rows, gemm.m) + min(sampling.columns, gemm.n)
         size = 1 if tensors == CAPTURED else max(BATCH // (lines * gemm.k), 1)
         seeds = sampling.seeds[:1] if tensors == CAPTURED else sampling.seeds

@@ -26,6 +26,8 @@ BEYOND = 1.5
 """Squared error that a sample is taken to miss, relative to its largest. Where the tail of squares falls with the power a,
 squares beyond the largest of a sample are on average a / (a - 1) times as large as it: once in a light tail, twice for elements
 of Student's t with 4 degrees of freedom."""
+BLOCK = 64
+"""Values of a block in the search for quantiles."""
 LOSSLESS = 400.0
 """SQNR reported for no error at all, dB; float64 errors end at 319 dB."""
 
@@ -163,10 +165,22 @@ def quantile(
     order = np.argsort(values, axis=None)
     ordered, mass, cluster = values.ravel()[order], weights.ravel()[order], order // values.shape[1]
 
+    # Sums over blocks of values say in which block a quantile lies, so that only that block is looked at.
+    blocks = -(-len(ordered) // BLOCK)
+    own = np.bincount(np.arange(len(ordered)) // BLOCK * clusters + cluster, mass, blocks * clusters)
+    up_to = np.cumsum(own.reshape(blocks, clusters), axis=0)
+    inside = np.arange(BLOCK)
+
     def of(counts: Array) -> Array:
         """Return the quantile for each row of `counts`, the number of times that each cluster counts."""
-        reach = np.cumsum(counts[:, cluster] * mass, axis=1)
-        found = ordered[(reach < probability * reach[:, -1:]).sum(axis=1)]
+        reach = counts @ up_to.T
+        wanted = probability * reach[:, -1:]
+        block = (reach < wanted).sum(axis=1)
+        before = np.where(block > 0, reach[np.arange(len(counts)), block - 1], 0.0)
+        places = np.minimum(block[:, None] * BLOCK + inside, len(ordered) - 1)
+        more = np.cumsum(np.take_along_axis(counts, cluster[places], 1) * mass[places], axis=1)
+        at = block * BLOCK + (before[:, None] + more < wanted).sum(axis=1)
+        found = ordered[np.minimum(at, len(ordered) - 1)]
         if over is None:
             return np.asarray(found)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -176,8 +190,7 @@ def quantile(
     value = float(of(np.ones((1, clusters)))[0])
     if not isfinite(value) or clusters < FEWEST_CLUSTERS:
         return Estimate(value if isfinite(value) else inf, np.zeros(clusters))
-    halves, block = _halves(clusters), max((1 << 20) // len(ordered), 1)
-    again = np.concatenate([of(halves[i : i + block]) for i in range(0, len(halves), block)])
+    again = of(_halves(clusters))
     scale: Literal["log", "plain"] = "log" if (again > 0).all() and np.isfinite(again).all() else "plain"
     moved = np.log(again / value) if scale == "log" else again - value
     moved[~np.isfinite(moved)] = moved[np.isfinite(moved)].max()

@@ -64,7 +64,7 @@ class Proposal(Spec):
     format; default: none. Groups are (output features, input features). Errors are against the product of these weights."""
     inputs: Inputs = later("bf16")
     """Format of tensors before they are quantised, and of D in fprop and dgrad; paths, times, training
-    and models have BF16 alone. Synthetic tensors are drawn in FP64 and rounded to it; captured ones are BF16."""
+    and models have BF16 alone. Synthetic tensors are drawn in FP32 and rounded to it; captured ones are BF16."""
     quantisation: Quantisation = Quantisation()
     """Rules by which operands are quantised."""
     software: Software = Software()

@@ -10,13 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import erf, erfc, exp
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Float32 = NDArray[np.float32]
     Float64 = NDArray[np.float64]
+    Float = TypeVar("Float", np.float32, np.float64)
+
+SIZE = 1 << 14
+"""Elements drawn together, few enough for a cache."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,22 @@ class Element:
     `within` and `beyond` give the probabilities that a magnitude is at most u and that it is larger.
     """
 
-    draw: Callable[[np.random.Generator, tuple[int, ...]], Float64]
+    some: Callable[[np.random.Generator, int], Float32]
+    """Function that draws a number of elements."""
     within: Callable[[Float64], Float64]
     beyond: Callable[[Float64], Float64]
     mean: float
     mean_square: float
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+        """Draw an array of elements."""
+        import numpy as np
+
+        drawn = np.empty(shape, np.float32)
+        flat = drawn.reshape(-1)
+        for first in range(0, len(flat), SIZE):
+            flat[first : first + SIZE] = self.some(rng, min(SIZE, len(flat) - first))
+        return drawn
 
     def largest(self, rng: np.random.Generator, count: Any) -> Float64:
         """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 where `count` is 0."""
@@ -145,13 +161,44 @@ def normal(mean: float = 0.0) -> Element:
     def beyond(u: Float64) -> Float64:
         return (_erfc((u - mean) / _ROOT) + _erfc((u + mean) / _ROOT)) / 2
 
-    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Float64:
-        x = rng.standard_normal(shape)
+    def some(rng: np.random.Generator, count: int) -> Float32:
+        import numpy as np
+
+        x = _normal(rng, count)
         if mean:
-            x += mean
+            x += np.float32(mean)
         return x
 
-    return Element(draw, within, beyond, mean, 1 + mean**2)
+    return Element(some, within, beyond, mean, 1 + mean**2)
+
+
+def _uniform(rng: np.random.Generator, count: int) -> Float32:
+    """Draw numbers between 0 and 1, multiples of 2**-33 that are never 0."""
+    import numpy as np
+
+    words = rng.integers(0, 1 << 64, -(-count // 2), np.uint64)
+    x: Float32 = words.view(np.uint32)[:count].astype(np.float32)
+    x += np.float32(0.5)
+    x *= np.float32(2.0**-32)
+    return x
+
+
+def _normal(rng: np.random.Generator, count: int) -> Float32:
+    """Draw normal numbers, in pairs from a radius and an angle (Box & Muller, 1958); vector code makes this the fastest way."""
+    import numpy as np
+
+    half = -(-count // 2)
+    x = _uniform(rng, 2 * half)
+    radius, angle = x[:half], x[half:]
+    np.log(radius, out=radius)
+    radius *= np.float32(-2)
+    np.sqrt(radius, out=radius)
+    angle *= np.float32(2 * np.pi)
+    sine = np.sin(angle)
+    np.cos(angle, out=angle)
+    angle *= radius
+    radius *= sine
+    return x[:count]
 
 
 def _uniform_within(u: Float64) -> Float64:
@@ -160,16 +207,21 @@ def _uniform_within(u: Float64) -> Float64:
     return np.minimum(u, 1.0)
 
 
-def _student(rng: np.random.Generator, shape: tuple[int, ...]) -> Float64:
+def _student(rng: np.random.Generator, count: int) -> Float32:
+    """Draw numbers with Student's t and 4 degrees of freedom: a radius and an angle (Bailey, Math. Comp. 62, 1994)."""
     import numpy as np
 
-    # Chi-square with 4 degrees of freedom is twice the sum of two exponentials.
-    chi = rng.standard_exponential(shape)
-    chi += rng.standard_exponential(shape)
-    chi /= 2
-    x = rng.standard_normal(shape)
-    x /= np.sqrt(chi, out=chi)
-    return x
+    x = _uniform(rng, 2 * count)
+    radius, angle = x[:count], x[count:]
+    np.sqrt(radius, out=radius)
+    np.divide(np.float32(1), radius, out=radius)
+    radius -= 1
+    radius *= 4
+    np.sqrt(radius, out=radius)
+    angle *= np.float32(2 * np.pi)
+    np.cos(angle, out=angle)
+    radius *= angle
+    return radius
 
 
 def _student_within(u: Float64) -> Float64:
@@ -187,10 +239,10 @@ def _student_beyond(u: Float64) -> Float64:
     return left * left * (2 + s) / 2
 
 
-def _silu(g: Float64) -> Float64:
+def _silu(g: NDArray[Float]) -> NDArray[Float]:
     import numpy as np
 
-    return np.asarray(g / (1.0 + np.exp(-g)))
+    return np.asarray(g / (1 + np.exp(-g)))
 
 
 def _same(g: Float64) -> Float64:
@@ -198,13 +250,11 @@ def _same(g: Float64) -> Float64:
 
 
 NORMAL, OFFSET_NORMAL = normal(), normal(0.5)
-UNIFORM = Element(
-    lambda rng, shape: rng.random(shape), _uniform_within, lambda u: 1.0 - _uniform_within(u), 1 / 2, 1 / 3
-)
+UNIFORM = Element(_uniform, _uniform_within, lambda u: 1.0 - _uniform_within(u), 1 / 2, 1 / 3)
 STUDENT_4 = Element(_student, _student_within, _student_beyond, 0.0, 2.0)
 """Student's t with 4 degrees of freedom: tails that fall with the fourth power."""
 GATED = Element(
-    lambda rng, shape: _silu(rng.standard_normal(shape)) * abs(rng.standard_normal(shape)),
+    lambda rng, count: _silu(_normal(rng, count)) * abs(_normal(rng, count)),
     _mixed(_erf, _silu),
     _mixed(_erfc, _silu),
     0.1648596772,
@@ -212,7 +262,7 @@ GATED = Element(
 )
 """SiLU of a normal number times the magnitude of another."""
 PRODUCT = Element(
-    lambda rng, shape: rng.standard_normal(shape) * rng.standard_normal(shape),
+    lambda rng, count: _normal(rng, count) * _normal(rng, count),
     _mixed(_erf, _same),
     _mixed(_erfc, _same),
     0.0,

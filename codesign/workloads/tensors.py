@@ -39,6 +39,10 @@ class Tensor:
     tokens: Scales = field(default_factory=Scales)
     channels: Scales = field(default_factory=Scales)
 
+    def axes(self, tokens_along_k: bool) -> tuple[Scales, Scales]:
+        """Return the scales of lines and those along K, for a GEMM that sums over tokens or over channels."""
+        return (self.channels, self.tokens) if tokens_along_k else (self.tokens, self.channels)
+
 
 @dataclass(frozen=True)
 class TensorSource:
@@ -91,9 +95,14 @@ SOURCES: dict[str, TensorSource] = {
 
 def draw(source: str, rng: np.random.Generator, shape: tuple[int, int], role: Role) -> NDArray[np.float32]:
     """Draw a whole matrix of the source (tokens or outputs first), rounded to BF16."""
+    import numpy as np
+
     tensor = synthetic(source, role)
     tokens, channels = tensor.tokens.along(rng, shape[0]), tensor.channels.along(rng, shape[1])
-    return to_bf16(tensor.unit * tensor.element.draw(rng, shape) * tokens[:, None] * channels)
+    x = tensor.element.draw(rng, shape)
+    for factor in (tensor.unit, tokens[:, None], channels):
+        x *= np.float32(factor)
+    return to_bf16(x)
 
 
 def synthetic(source: str, role: Role) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from codesign.figures.figure import At, Figure
 from codesign.figures.intervals import Estimate, figures
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Role
-from codesign.workloads.tensors import CAPTURED, draw, recorded
-from isa_model.path import exactly_once, walk
+from codesign.workloads.tensors import CAPTURED, draw, recorded, synthetic
+from isa_model.path import Step, exactly_once, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,11 +49,24 @@ def carried(gemm: Gemm) -> Role | None:
     return None if gemm.tokens_along_k else gemm.a
 
 
+def same_tensors(gemm: Gemm, tensors: str) -> Hashable:
+    """Return a value that is equal for GEMMs whose casts are of the same tensors: blocks of one size, or a captured tensor."""
+    if tensors == CAPTURED:
+        return gemm
+    return synthetic(tensors, gemm.a), *_block(gemm)
+
+
 def figures_of_path(
     proposal: Proposal, gemm: Gemm, tensors: str, seeds: tuple[int, ...], level: float = 0.95
 ) -> list[Figure]:
     """Return every figure of the proposal's path on the operand that the GEMM carries, by variant."""
-    sums = sums_of_path(proposal, gemm, tensors, seeds)
+    return figures_of_sums(proposal, gemm, tensors, sums_of_path(proposal, gemm, tensors, seeds), level)
+
+
+def figures_of_sums(
+    proposal: Proposal, gemm: Gemm, tensors: str, sums: Mapping[str, Sums], level: float = 0.95
+) -> list[Figure]:
+    """Return every figure of the proposal's path from the sums of its variants."""
     found: dict[tuple[str, At | None], dict[str, Estimate]] = {(v, None): estimates(of) for v, of in sums.items()}
     bases = tuple(dict.fromkeys(c.relative_to for c in proposal.claims if c.relative_to))
     return list(figures(gemm.name, tensors, found, bases, level))
@@ -61,23 +74,36 @@ def figures_of_path(
 
 def sums_of_path(proposal: Proposal, gemm: Gemm, tensors: str, seeds: Sequence[int]) -> dict[str, Sums]:
     """Return the sums of every variant's path, cluster after cluster."""
+    return sums_of_paths([proposal], gemm, tensors, seeds)[0]
+
+
+def sums_of_paths(
+    proposals: Sequence[Proposal], gemm: Gemm, tensors: str, seeds: Sequence[int]
+) -> list[dict[str, Sums]]:
+    """Return the sums of every variant's path for each proposal, cluster after cluster; each path is walked once."""
+    several = [_paths(proposal) for proposal in proposals]
+    parts: dict[tuple[Step, ...], list[Sums]] = {steps: [] for paths in several for steps in paths.values()}
+    captured = tensors == CAPTURED
+    blocks = [(seed, block) for seed in seeds for block in range(BLOCKS)]
+    for seed, block in blocks[:1] if captured else blocks:  # captured tensors do not depend on the seed
+        x = _tensor(gemm, tensors, seed, block)
+        wanted = dict.fromkeys(s for steps in parts for s in (steps, exactly_once(steps)))
+        arrived = {steps: walk(steps, x).values for steps in wanted}
+        for steps, made in parts.items():
+            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
+    sums = {steps: joined(made) for steps, made in parts.items()}
+    return [{variant: sums[steps] for variant, steps in paths.items()} for paths in several]
+
+
+def _paths(proposal: Proposal) -> dict[str, tuple[Step, ...]]:
+    """Return the steps of every variant that has a path."""
     assert proposal.path is not None
     paths = {
         "software": proposal.software.path,
         "proposal": proposal.path.steps,
         "exact": exactly_once(proposal.path.steps),
     }
-    parts: dict[str, list[Sums]] = {variant: [] for variant, steps in paths.items() if steps}
-    captured = tensors == CAPTURED
-    blocks = [(seed, block) for seed in seeds for block in range(BLOCKS)]
-    for seed, block in blocks[:1] if captured else blocks:  # captured tensors do not depend on the seed
-        x = _tensor(gemm, tensors, seed, block)
-        wanted = dict.fromkeys(s for v in parts for s in (paths[v], exactly_once(paths[v])))
-        arrived = {steps: walk(steps, x).values for steps in wanted}
-        for variant, made in parts.items():
-            steps = paths[variant]
-            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
-    return {variant: joined(made) for variant, made in parts.items()}
+    return {variant: tuple(steps) for variant, steps in paths.items() if steps}
 
 
 def _tensor(gemm: Gemm, tensors: str, seed: int, block: int) -> Any:
@@ -87,8 +113,13 @@ def _tensor(gemm: Gemm, tensors: str, seed: int, block: int) -> Any:
     if tensors == CAPTURED:
         assert gemm.recorded is not None
         return recorded(gemm.recorded)[0]
-    rng = np.random.default_rng([seed, block, zlib.crc32(f"{gemm.name}/{tensors}/cast".encode())])
-    return draw(tensors, rng, (min(TOKENS, gemm.m), min(FEATURES, gemm.k)), gemm.a)
+    rng = np.random.default_rng([seed, block, zlib.crc32(f"{tensors}/cast".encode())])
+    return draw(tensors, rng, _block(gemm), gemm.a)
+
+
+def _block(gemm: Gemm) -> tuple[int, int]:
+    """Return the tokens and features of a block."""
+    return min(TOKENS, gemm.m), min(FEATURES, gemm.k)
 
 
 def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:

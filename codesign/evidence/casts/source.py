@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from codesign.evidence.casts.metrics import METRICS
-from codesign.evidence.casts.path_errors import BLOCKS, FEATURES, TOKENS, carried, figures_of_path
+from codesign.evidence.casts.path_errors import (
+    BLOCKS,
+    FEATURES,
+    TOKENS,
+    carried,
+    figures_of_path,
+    figures_of_sums,
+    same_tensors,
+    sums_of_paths,
+)
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import (
     Answer,
@@ -45,10 +54,17 @@ class Delivered(Question):
     @classmethod
     def answers(cls, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
         """Compute the figures of each question's path, for each level."""
+        first = questions[0]
+        sums = sums_of_paths([q.proposal for q in questions], first.gemm, first.tensors, first.sampled(sampling).seeds)
         return [
-            [figures_of_path(q.proposal, q.gemm, q.tensors, q.sampled(sampling).seeds, level) for level in q.levels]
-            for q in questions
+            [figures_of_sums(q.proposal, q.gemm, q.tensors, own, level) for level in q.levels]
+            for q, own in zip(questions, sums, strict=True)
         ]
+
+    @property
+    def data(self) -> Hashable:
+        """Value that is equal for questions on the same tensors."""
+        return type(self), self.tensors, same_tensors(self.gemm, self.tensors), self.fresh
 
 
 class Casts(Source):
@@ -63,8 +79,14 @@ class Casts(Source):
         if not carrying:
             return Evidence(source="casts", figures=())
         assert subject.executor
+        alike: dict[Hashable, tuple[Gemm, str]] = {}
+        for gemm, tensors in carrying:
+            alike.setdefault((tensors, same_tensors(gemm, tensors)), (gemm, tensors))
         of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
-        figures = tuple(f for found in subject.executor.map(of_trial, carrying) for f in found)
+        made = dict(zip(alike, subject.executor.map(of_trial, alike.values()), strict=True))
+        figures = tuple(
+            f.model_copy(update={"workload": gemm.name}) for gemm, t in carrying for f in made[t, same_tensors(gemm, t)]
+        )
         arrival = compared("cast.relative_error", figures, ARRIVES)
         return Evidence(
             source="casts",

@@ -54,14 +54,10 @@ def arrived(
         x = x / factor
     shape, outside = x.shape, factor[..., 0].astype(np.float64)
 
-    def group_of(step: Step) -> tuple[int, int]:
-        """Return the lines and elements of K that share a scale or a tile of a step."""
-        if step.scale is None and step.logfmt is None:
-            return 1, width
-        group = step.group or ((width, lines.total) if tokens_along_k else (lines.total, width))
-        return group[::-1] if tokens_along_k else group
+    def group(step: Step) -> tuple[int, int]:
+        return group_of(step, lines.total, width, tokens_along_k)
 
-    across = 1 if lines.whole else min(max(group_of(s)[0] for s in steps), lines.total)
+    across = 1 if lines.whole else min(max(group(s)[0] for s in steps), lines.total)
     each = 1  # rows of a line: itself, and what stands for the lines that share its groups
     if across > 1:
         assert isinstance(lines, DrawnLines)
@@ -70,7 +66,7 @@ def arrived(
         each = x.shape[2]
 
     def regrouped(step: Step) -> Step:
-        reach, along = group_of(step)
+        reach, along = group(step)
         rows = reach if lines.whole else each if reach > 1 else 1
         return step.model_copy(update={"group": (rows, along)}) if step.scale else step
 
@@ -86,7 +82,7 @@ def arrived(
         own = regrouped(step)
         before = quantise(own, passed, scales_of_step(own, passed, before))
         passed, overflow = before.passed_on(), overflow + before.overflow
-    last, (reach, along) = steps[-1], group_of(steps[-1])
+    last, (reach, along) = steps[-1], group(steps[-1])
     if last.reads == "original":
         passed, overflow = original, 0.0
     start = original[::each].reshape(shape)
@@ -118,6 +114,15 @@ def arrived(
     operand = quantised(cast, scaled, again, width, tensor_floor)
     nonzero, lost = lost_elements(start, operand.elements)
     return replace(operand, factor=operand.factor * outside, nonzero=nonzero, lost=lost, cut=operand.cut + cut)
+
+
+def group_of(step: Step, lines: int, width: int, tokens_along_k: bool) -> tuple[int, int]:
+    """Return the lines and elements of K that share a scale or a tile of a step, on a tensor of these sizes."""
+    if step.scale is None and step.logfmt is None:
+        return 1, width
+    if step.group is None:
+        return lines, width
+    return step.group[::-1] if tokens_along_k else step.group
 
 
 def _alone(step: Step, x: Any, before: Quantised | None, each: int) -> Quantised:

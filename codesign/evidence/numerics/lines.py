@@ -187,7 +187,7 @@ def drawn(
     """Draw `count` lines of a synthetic tensor with `total` lines of `k` elements, for each stream of random numbers."""
     import numpy as np
 
-    across, down = (tensor.channels, tensor.tokens) if tokens_along_k else (tensor.tokens, tensor.channels)
+    across, down = tensor.axes(tokens_along_k)
     count = min(count, total)
     x = np.empty((len(streams), count, k), np.float32)
     along, weights = np.empty((len(streams), k)), np.empty((len(streams), count))
@@ -197,7 +197,8 @@ def drawn(
         scales, weights[i] = across.some(rng, count)
         values = tensor.element.draw(rng, (count, k))
         if down != Scales():
-            values *= along[i]
-        values *= tensor.unit * scales[:, None]
+            values *= along[i].astype(np.float32)
+        if across != Scales() or tensor.unit != 1:
+            values *= (tensor.unit * scales[:, None]).astype(np.float32)
         x[i] = rounded_to(inputs, values)  # while they are in a cache
     return DrawnLines(x, total, tensor, across, along, weights, streams, inputs)

@@ -5,24 +5,23 @@ The source runs one job per GEMM and tensor source, on all cores, and turns erro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from codesign.evidence.numerics.curves import plots
-from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, Errors, errors_of, estimates, joined
+from codesign.evidence.numerics.errors import FEWEST_OUTPUTS, estimates
+from codesign.evidence.numerics.jobs import Held, Job, Results, drawn_together, run_together
 from codesign.evidence.numerics.other_cases import of_bits, of_groups, other_cases
 from codesign.evidence.numerics.sections import alarms, finding, sections
-from codesign.evidence.numerics.trial import Key, Trial
-from codesign.evidence.sampling import Sampling
+from codesign.evidence.sampling import FEWEST, LONGEST, Sampling
 from codesign.evidence.source import Answer, OtherCase, Question, Search, Source, Subject, trial_of
 from codesign.figures.evidence import Evidence
 from codesign.figures.figure import Figure
 from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
 from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal, Value
-from codesign.proposal.quantisation import Quantisation, largest_safe_element
+from codesign.proposal.quantisation import largest_safe_element
 from codesign.proposal.variants import LABELS, Compared, variants
 from codesign.workloads.gemms import Gemm, model_source
 from codesign.workloads.tensor_file import metadata
@@ -40,28 +39,6 @@ BESIDE = (
 """Metrics reported for baselines other than today's software; a baseline that a claim names has all."""
 CHANGED = "numerics.changed_share"
 """Metric of BF16 outputs; in FP32 the last bit of every sum shows."""
-Results = Sequence[Errors]
-"""Errors of a job's variants, in their order."""
-BATCH = 1 << 21
-"""Elements of operands drawn together: small enough for a cache, large enough for numpy."""
-MOST_HELD = 1 << 26
-"""Most elements of operands whose codes are kept for the next question of a search."""
-
-
-class Held(dict[tuple[int, ...], Trial]):
-    """Trials with their operands' codes, by seeds."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One GEMM on one tensor source, with all variants that share its operands."""
-
-    gemm: Gemm
-    tensors: str
-    sampling: Sampling
-    rule: Quantisation
-    """Quantisation of variants that have none of their own."""
-    variants: tuple[Compared, ...]
 
 
 @dataclass(frozen=True)
@@ -72,15 +49,26 @@ class Multiplied(Question):
     """Variants to multiply with."""
     held: Held | None = None
     """Operands of an earlier question of the same search."""
+    metric: str | None = None
+    """Metric of the figures wanted; None: all."""
 
     @classmethod
     def answers(cls, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
         """Compute the figures of each question's variants, for each level, on operands drawn once."""
         asked = [q for q in questions if isinstance(q, Multiplied)]
-        first, wanted = asked[0], unique(c for q in asked for c in q.ruled())
-        job = Job(first.gemm, first.tensors, first.sampled(sampling), first.proposal.rule, tuple(wanted))
-        results = run(job, [q.held for q in asked if q.held is not None])
-        return [q.figures([results[wanted.index(c)] for c in q.ruled()]) for q in asked]
+        wanted = {q.gemm: unique(c for p in asked if p.gemm == q.gemm for c in p.ruled()) for q in asked}
+        jobs = [
+            Job(gemm, asked[0].tensors, asked[0].sampled(sampling), asked[0].proposal.rule, tuple(compared))
+            for gemm, compared in wanted.items()
+        ]
+        helds = [[q.held for q in asked if q.gemm == gemm and q.held is not None] for gemm in wanted]
+        results = dict(zip(wanted, run_together(jobs, helds), strict=True))
+        return [q.figures([results[q.gemm][wanted[q.gemm].index(c)] for c in q.ruled()]) for q in asked]
+
+    @property
+    def data(self) -> Hashable:
+        """Value that is equal for questions on tensors of one source and length of K."""
+        return type(self), drawn_together(self.gemm, self.tensors), self.fresh
 
     def ruled(self) -> list[Compared]:
         """Return the variants, each with its own rule of quantisation."""
@@ -89,7 +77,7 @@ class Multiplied(Question):
     def figures(self, results: Results) -> Answer:
         """Return the figures of the variants for each level."""
         bases = (self.base,) if self.base else ()
-        found = estimated(self.compared, results, bases)
+        found = estimated(self.compared, results, bases, self.metric)
         enough = enough_outputs(results)
         about = (self.gemm.name, self.tensors, found, bases)
         return [list(figures(*about, level=level, enough=enough)) for level in self.levels]
@@ -106,12 +94,19 @@ class Numerics(Source):
         assert executor
         trials = proposal.trials
         compared = tuple(variants(proposal))
-        longest_first = sorted(trials, key=lambda t: -t[0].k)  # so that no core waits at the end
-        jobs = [Job(gemm, tensors, sampling, proposal.rule, compared) for gemm, tensors in longest_first]
+        together: dict[Hashable, list[Job]] = {}
+        for gemm, tensors in trials:
+            job = Job(gemm, tensors, sampling, proposal.rule, compared)
+            together.setdefault(job.data, []).append(job)
+        longest_first = sorted(together.values(), key=lambda jobs: -jobs[0].gemm.k)  # so that no core waits at the end
         curves = executor.submit(plots, proposal, sampling)
         named = (v for c in proposal.claims for v in (c.relative_to, c.of) if v)
         bases = tuple(dict.fromkeys(("software", *named)))  # every report compares with today's software
-        made = dict(zip(longest_first, executor.map(partial(_figures_of_job, bases), jobs), strict=True))
+        made: dict[tuple[Gemm, str], list[Figure]] = {}
+        for jobs, several in zip(
+            longest_first, executor.map(partial(_figures_of_jobs, bases), longest_first), strict=True
+        ):
+            made |= {(job.gemm, job.tensors): figures for job, figures in zip(jobs, several, strict=True)}
         found = [
             figure
             for trial in trials
@@ -166,7 +161,7 @@ class Numerics(Source):
         known = list(variants(proposal))
         own = next(c for c in known if (c.variant, c.at) == (claim.of, claim.at))
         base = [c for c in known if (c.variant, c.at) == (claim.relative_to, None)]
-        return Multiplied(proposal, gemm, tensors, claim.relative_to, compared=(own, *base))
+        return Multiplied(proposal, gemm, tensors, claim.relative_to, compared=(own, *base), metric=claim.metric)
 
 
 SOURCE = Numerics()
@@ -180,33 +175,16 @@ def multiplying(question: Multiplied, instruction: Instruction) -> Multiplied:
     return replace(question, compared=tuple(changed))
 
 
-def run(job: Job, helds: Sequence[Held] = ()) -> Results:
-    """Return the errors of each variant of a job, in their order, all seeds as clusters.
-
-    Operands are taken from `helds` where they are there, and kept in all of them if they are small.
-    """
-    sampling, found = job.sampling, [[] for _ in job.variants]  # type: tuple[Sampling, list[list[Errors]]]
-    lines = min(sampling.rows, job.gemm.m) + min(sampling.columns, job.gemm.n)
-    batch = 1 if job.tensors == CAPTURED else max(BATCH // (lines * job.gemm.k), 1)
-    seeds = sampling.seeds[:1] if job.tensors == CAPTURED else sampling.seeds  # captured tensors have no seed
-    keys: dict[Any, tuple[Key, Any]] = {}
-    small = len(seeds) * lines * job.gemm.k <= MOST_HELD
-    for first in range(0, len(seeds), batch):
-        some = seeds[first : first + batch]
-        trial = next((t for held in helds if (t := held.get(some)) and all(map(t.has, job.variants))), None)
-        if trial is None:
-            trial = Trial(job.gemm, job.tensors, some, sampling.rows, sampling.columns, job.rule, keys)
-        for errors, compared in zip(found, job.variants, strict=True):
-            errors.append(errors_of(trial.result(compared)))
-        if helds and small:
-            trial.keep_codes()
-            for held in helds:
-                held[some] = trial
-    return [joined(errors) for errors in found]
-
-
-def _figures_of_job(bases: Sequence[str], job: Job) -> list[Figure]:
-    return list(figures_of(job.gemm.name, job.tensors, job.variants, run(job), bases))
+def _figures_of_jobs(bases: Sequence[str], jobs: Sequence[Job]) -> list[list[Figure]]:
+    """Return the figures of each of several jobs with the same `data`."""
+    found: list[list[Figure]] = []
+    known: dict[tuple[int, ...], list[Figure]] = {}
+    for job, results in zip(jobs, run_together(jobs), strict=True):
+        key = tuple(map(id, results))
+        if key not in known:
+            known[key] = list(figures_of(job.gemm.name, job.tensors, job.variants, results, bases))
+        found.append([f.model_copy(update={"workload": job.gemm.name}) for f in known[key]])
+    return found
 
 
 def figures_of(
@@ -225,13 +203,13 @@ def figures_of(
 
 
 def estimated(
-    compared: Sequence[Compared], results: Results, bases: Sequence[str]
+    compared: Sequence[Compared], results: Results, bases: Sequence[str], metric: str | None = None
 ) -> dict[tuple[str, Value | None], dict[str, Estimate]]:
-    """Return the estimates of each variant that are shown."""
+    """Return the estimates of each variant that are shown, or that of one metric."""
     found: dict[tuple[str, Value | None], dict[str, Estimate]] = {}
     for each, errors in zip(compared, results, strict=True):
         shown = each.variant in LABELS or each.variant in bases
-        found[each.variant, each.at] = estimates(errors, None if shown else BESIDE)
+        found[each.variant, each.at] = estimates(errors, (metric,) if metric else None if shown else BESIDE)
     return found
 
 
@@ -277,7 +255,8 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
     listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
         f"Each GEMM is sampled: each of {len(seeds)} seeds ({listed}) draws tensors of the true shape, of which "
-        f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens "
+        f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K (beyond {LONGEST} "
+        f"fewer, at least {FEWEST}, with as many elements). GEMMs whose operands are distributed alike share them. Rare tokens "
         "and channels are oversampled and weighted accordingly. Scales may depend on elements that are not computed "
         "(the largest of a block of a weight, or of a whole tensor); these are drawn from their exact distribution.",
         f"Operands are drawn as {proposal.inputs.upper()} and quantised as each instruction needs: in the groups of its "

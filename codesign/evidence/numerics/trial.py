@@ -7,22 +7,23 @@ tensors as a whole.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from codesign.evidence.numerics.arrival import arrived
+from codesign.evidence.numerics.arrival import arrived, group_of
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
-from codesign.evidence.numerics.operands import Operand, Scaled, pruned, quantised
+from codesign.evidence.numerics.operands import Operand, Scaled, is_narrow, pruned, quantised
+from codesign.evidence.numerics.products import exact, multiplier, of_seed, together
 from codesign.evidence.numerics.slices import Sliced, in_slices, issued, run_length
 from codesign.proposal.flows import NOTHING, Flows, behind
 from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
-from codesign.workloads.gemms import Gemm
+from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, recorded, synthetic
-from isa_model.array_codec import code_dtype, decode_array
+from isa_model.array_codec import decode_array
 from isa_model.cast import Cast
 from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
@@ -39,9 +40,31 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 Side = Literal["a", "b"]
-Key = tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None, tuple[Sliced, int] | None]
-"""All that determines an operand: side, cast, scales, earlier steps, floor of the tensor's scale, padded K, sparsity, and
-slices with the elements of K after which the next product follows."""
+
+
+class Key(NamedTuple):
+    """All that determines an operand."""
+
+    side: Side
+    cast: Cast
+    scaled: Scaled | None
+    steps: tuple[Step, ...]
+    """Casts before the multiplication's own."""
+    turned: bool
+    """True if these steps have tokens along K."""
+    floor: float | None
+    """Floor of the scale of the whole tensor."""
+    width: int
+    """K, filled up to whole instructions."""
+    sparsity: Sparsity | None
+    slices: tuple[Sliced, int] | None
+    """Slices of the operand, and the elements of K after which the next product follows."""
+    drawn: Hashable
+    """Name of the lines."""
+    lines: int
+    """Lines of the tensor on which the scales of one of them may depend."""
+    whole: bool
+    """True if these are all of its lines."""
 
 
 @dataclass(frozen=True)
@@ -106,41 +129,61 @@ class Trial:
         quantisation: Quantisation,
         keys: dict[Any, tuple[Key, Any]] | None = None,
         compiled: bool = True,
+        beside: Trial | None = None,
     ) -> None:
         """`keys`, found by other trials of the same GEMM with the same variants, spare finding them again.
 
-        `compiled` is false where an instruction is used so little that compiling it would take longer than it saves.
+        `compiled` is false where an instruction is used so little that compiling it would take longer than it saves. `beside`
+        is a trial of the same source, length of K, seeds, rows and columns; what both have in common is computed once.
         """
         self.compiled = compiled
         self.gemm, self.quantisation = gemm, quantisation
         self._keys = {} if keys is None else keys
         self.seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+        self._lines: dict[Hashable, Lines] = beside._lines if beside else {}
+        self._operands: dict[Key, Operand] = beside._operands if beside else {}
+        self._exact: dict[Any, Float64] = beside._exact if beside else {}
+        self.kept: dict[Hashable, tuple[Any, Compared]] = beside.kept if beside else {}
+        self.drawn_a: Hashable
+        self.drawn_b: Hashable
         self.a: Lines
         self.b: Lines
         if tensors == CAPTURED:
             assert gemm.recorded is not None
             a, b = recorded(gemm.recorded)
             a, b = (a.T, b.T) if gemm.tokens_along_k else (a, b.T if gemm.a == "gradient" else b)
+            self.drawn_a, self.drawn_b = gemm.recorded.a, gemm.recorded.b
             self.a, self.b = Lines(a[None], len(a)), Lines(b[None], len(b))
+            if gemm.weights is not None and gemm.b == "weight":
+                self.b = self.b.after(gemm.weights)
         else:
-            # Every GEMM and source has a stream of its own, the same in every run.
-            stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
-            streams = [[[seed, stream, which] for seed in self.seeds] for which in (0, 1)]
-            source_a, source_b = synthetic(tensors, gemm.a), synthetic(tensors, gemm.b)
-            along = gemm.k, gemm.tokens_along_k, gemm.inputs
-            self.a = drawn(source_a, streams[0], rows, gemm.m, *along)
-            self.b = drawn(source_b, streams[1], columns, gemm.n, *along)
-        if gemm.weights is not None and gemm.b == "weight":
-            self.b = self.b.after(gemm.weights)
-        self._operands: dict[Any, Operand] = {}
-        self._exact: dict[Any, Float64] = {}
+            self.drawn_a, self.a = self._draw(tensors, 0, gemm.a, rows, gemm.m)
+            self.drawn_b, self.b = self._draw(tensors, 1, gemm.b, columns, gemm.n)
+
+    def _draw(self, tensors: str, which: int, role: Role, count: int, total: int) -> tuple[Hashable, Lines]:
+        """Return the name of some lines of a synthetic tensor, which says all that determines them, and the lines."""
+        gemm, tensor = self.gemm, synthetic(tensors, role)
+        across, along = tensor.axes(gemm.tokens_along_k)
+        weights = gemm.weights if role == "weight" else None
+        name = which, tensor.element, tensor.unit, across, along, min(count, total), gemm.k, gemm.inputs, weights
+        if name not in self._lines:
+            # Every source and length has a stream of its own, the same in every run.
+            stream = zlib.crc32(f"{tensors}/{gemm.k}".encode())
+            streams = [[seed, stream, which] for seed in self.seeds]
+            lines: Lines = drawn(tensor, streams, count, total, gemm.k, gemm.tokens_along_k, gemm.inputs)
+            self._lines[name] = lines.after(weights) if weights else lines
+        return name, replace(self._lines[name], total=total)
+
+    kept: dict[Hashable, tuple[Any, Compared]]
+    """What a caller found for each outcome of this trial and those beside it, by `about`, with the variant."""
 
     @property
     def original(self) -> Float64:
         """Exact product of the operands before quantisation (seeds, rows, columns)."""
-        if "original" not in self._exact:
-            self._exact["original"] = _exact(self.a.x, self.b.x)
-        return self._exact["original"]
+        key = self.drawn_a, self.drawn_b
+        if key not in self._exact:
+            self._exact[key] = exact(self.a.x, self.b.x)
+        return self._exact[key]
 
     @property
     def expected(self) -> Float64 | None:
@@ -165,22 +208,37 @@ class Trial:
         compute = trial.exact_outcome if compared.variant == "exact" else trial.outcome
         return compute(compared.multiplying(self.gemm), compared.flows)
 
+    def operand_keys(self, compared: Compared) -> tuple[Key, Key]:
+        """Return all that determines the operands of a variant."""
+        trial, instruction = self.under(compared.rule) if compared.rule else self, compared.multiplying(self.gemm)
+        return trial._key("a", instruction, compared.flows), trial._key("b", instruction, compared.flows)
+
+    def about(self, compared: Compared) -> Hashable:
+        """Return all that determines the outcome of a variant among trials beside each other, as long as the variant exists."""
+        multiplies = compared.variant == "exact", id(compared.multiplying(self.gemm))
+        return self.operand_keys(compared), multiplies, self.gemm.tokens_along_k
+
     def has(self, compared: Compared) -> bool:
         """Return whether the operands of a variant are there without drawing or casting anything."""
-        trial, instruction = self.under(compared.rule) if compared.rule else self, compared.multiplying(self.gemm)
-        keys = trial._key("a", instruction, compared.flows), trial._key("b", instruction, compared.flows)
+        keys = self.operand_keys(compared)
         return keys in self._exact and all(key in self._operands for key in keys)
 
-    def keep_codes(self) -> None:
-        """Forget all numbers but codes and exact products, which later results of the same operands need."""
+    def forget_whole(self) -> None:
+        """Forget operands with scales that depend on all lines of a tensor, which trials of other shapes seldom share."""
+        for key in [key for key in self._operands if key.whole]:
+            del self._operands[key]
+
+    def codes_alone(self) -> Trial:
+        """Return the trial without all numbers but codes and exact products, which later results of its operands need."""
         import numpy as np
 
         if any(operand.zero for operand in self._operands.values()):
-            return
-        nothing = np.empty((0, 0, 0), np.float32)
-        for key, operand in self._operands.items():
-            self._operands[key] = replace(operand, elements=nothing)
-        self.a, self.b = self.a.without_numbers(), self.b.without_numbers()
+            return self
+        nothing, alone = np.empty((0, 0, 0), np.float32), copy(self)
+        alone._operands = {key: replace(operand, elements=nothing) for key, operand in self._operands.items()}
+        alone._exact, alone.kept, alone._lines = dict(self._exact), dict(self.kept), {}
+        alone.a, alone.b = self.a.without_numbers(), self.b.without_numbers()
+        return alone
 
     def forget(self, most: int) -> None:
         """Forget all instructions, and all operands and products if there are more than `most` operands."""
@@ -201,15 +259,15 @@ class Trial:
 
         a, b = self.operands(instruction, flows)
         own = self._issued(instruction)
-        d = None if self.compiled else _together(own, a, b)
+        d = None if self.compiled else together(own, a, b)
         if d is None:
             d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
             multiply = multiplier(own.per_line())
             for i, seed in zip(
                 range(len(d)), self.seeds, strict=False
             ):  # a captured tile is one matrix, under the first seed
-                scale_a = _of_seed(a.scales, i)
-                scale_b = _of_seed(b.scales, i, turned=True)
+                scale_a = of_seed(a.scales, i)
+                scale_b = of_seed(b.scales, i, turned=True)
                 places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
                 d[i] = decode_array(own.accumulator, codes)
@@ -254,7 +312,7 @@ class Trial:
         key = self._key("a", instruction, flows), self._key("b", instruction, flows)
         if key not in self._exact:
             a, b = self.operands(instruction, flows)
-            self._exact[key] = _exact(a.elements, b.elements, a.multipliers, b.multipliers)
+            self._exact[key] = exact(a.elements, b.elements, a.multipliers, b.multipliers)
         return self._exact[key]
 
     def operands(self, instruction: Instruction, flows: Flows = NOTHING) -> tuple[Operand, Operand]:
@@ -264,17 +322,15 @@ class Trial:
     def _operand(self, which: Side, instruction: Instruction, flows: Flows) -> Operand:
         key = self._key(which, instruction, flows)
         if key not in self._operands:
-            _, cast, scaled, steps, floor, width, sparsity, slices = key
-            lines = self.a if which == "a" else self.b
-            if slices:
-                sliced, run = slices
-                made = in_slices(cast, *sliced, lines, width, run, int(which == "b"))
-            elif steps:
-                turned = self.gemm.tokens_along_k
-                made = arrived(steps, cast, scaled, lines, width, floor, turned)
+            lines = replace(self.a if which == "a" else self.b, total=key.lines)
+            if key.slices:
+                sliced, run = key.slices
+                made = in_slices(key.cast, *sliced, lines, key.width, run, int(which == "b"))
+            elif key.steps:
+                made = arrived(key.steps, key.cast, key.scaled, lines, key.width, key.floor, key.turned)
             else:
-                made = quantised(cast, scaled, lines, width, floor, seed=int(which == "b"))
-            self._operands[key] = pruned(made, sparsity) if sparsity else made
+                made = quantised(key.cast, key.scaled, lines, key.width, key.floor, seed=int(which == "b"))
+            self._operands[key] = pruned(made, key.sparsity) if key.sparsity else made
         return self._operands[key]
 
     def _key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
@@ -301,8 +357,14 @@ class Trial:
         whole = lcm(instruction.shape.k, every, *groups)
         sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
         width = -(-self.gemm.k // whole) * whole
+        lines, drawn = (self.a, self.drawn_a) if which == "a" else (self.b, self.drawn_b)
+        reach = _reach(cast, scaled, steps, floor, lines.total, self.gemm.tokens_along_k)
+        reach = lines.total if lines.whole else min(reach, lines.total)
+        along_tokens = bool(steps) and self.gemm.tokens_along_k
         slices = (sliced, run_length(instruction, *sliced)) if sliced else None
-        return which, cast, scaled, steps, floor, width, sparsity, slices
+        return Key(
+            which, cast, scaled, steps, along_tokens, floor, width, sparsity, slices, drawn, reach, reach == lines.total
+        )
 
     def _sliced(self, instruction: Instruction) -> Sliced | None:
         """Return how operands are in slices; None if they are whole."""
@@ -319,89 +381,11 @@ class Trial:
         return issued(instruction, *sliced) if sliced else instruction
 
 
-def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | None:
-    """Return D of all seeds by the portable engine; None if it does not take the instruction or would need much memory."""
-    import numpy as np
-
-    from isa_model.engines import portable
-    from isa_model.engines.batch import batch
-    from isa_model.engines.plan import Unsupported
-
-    seeds, rows, columns = len(a.codes), a.codes.shape[1], b.codes.shape[1]
-    if seeds * rows * columns > MOST_TOGETHER or instruction.is_stochastic or instruction.sparsity:
-        return None
-    codes: Any
-    try:
-        if any(isinstance(x.scales, tuple) for x in (a, b)):  # several levels of scales are those of one product
-            spec, c = instruction.per_line(), np.zeros((rows, columns), code_dtype(instruction.c_format))
-            scales = ((_of_seed(a.scales, i), _of_seed(b.scales, i, turned=True)) for i in range(seeds))
-            codes = np.stack(
-                [portable.matmul(spec, x, y.T, c, *s) for x, y, s in zip(a.codes, b.codes, scales, strict=True)]
-            )
-        else:
-            scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
-            codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
-    except Unsupported:
-        return None
-    return np.asarray(decode_array(instruction.accumulator, codes))
-
-
-def _of_seed(scales: Any, i: int, turned: bool = False) -> Any:
-    """Return the scales of an operand's seed number `i`, a list of levels if there are several; transposed if `turned`."""
-    import numpy as np
-
-    if scales is None:
-        return None
-    levels = scales if isinstance(scales, tuple) else (scales,)
-    own = [np.ascontiguousarray(level[i].T) if turned else level[i] for level in levels]
-    return own if isinstance(scales, tuple) else own[0]
-
-
-MOST_TOGETHER = 1 << 16
-"""Most outputs that the portable engine computes as one tile; more are worth compiling for."""
-
-
-def multiplier(instruction: Instruction) -> Callable[..., Any]:
-    """Return a function from codes of A (M, K), B (K, N), their scales, a seed and positions to codes of D.
-
-    Positions are None, or (lines, runs) of the sparse operand. It is compiled where there is a compiler, or else `matmul`.
-    """
-    key = instruction.model_dump_json()
-    if key not in _multipliers:
-        _multipliers[key] = _multiplier(instruction)
-    return _multipliers[key]
-
-
-_multipliers: dict[str, Callable[..., Any]] = {}
-
-
-def _multiplier(instruction: Instruction) -> Callable[..., Any]:
-    import numpy as np
-
-    from isa_model.engines import cpu
-    from isa_model.engines.plan import Unsupported
-    from isa_model.matmul import matmul
-
-    def portable(a: Any, b: Any, scale_a: Any, scale_b: Any, seed: int, positions: Any) -> Any:
-        own = seed if instruction.is_stochastic else None
-        places = positions.T if instruction.sparsity and instruction.sparsity.operand == "b" else positions
-        d = matmul(instruction, a, b, scale_a=scale_a, scale_b=scale_b, seed=own, positions=places)
-        return d.view(code_dtype(instruction.accumulator))
-
-    try:
-        compiled = cpu.prepared(instruction, cpu.NARROW, most_threads=1)
-    except (cpu.NoCompiler, Unsupported):
-        return portable
-    dtype = code_dtype(instruction.c_format)
-    return lambda a, b, scale_a, scale_b, seed, positions: compiled(
-        a, b, np.zeros((len(a), b.shape[1]), dtype), scale_a, scale_b, seed, positions
-    )
-
-
-def _exact(a: Any, b: Any, *scales: Any) -> Float64:
-    import numpy as np
-
-    from isa_model import exact
-
-    scale_a, scale_b = scales or (None, None)
-    return exact.dot(a, np.swapaxes(b, 1, 2), scale_a, None if scale_b is None else np.swapaxes(scale_b, 1, 2))
+def _reach(
+    cast: Cast, scaled: Scaled | None, steps: Sequence[Step], floor: float | None, total: int, tokens_along_k: bool
+) -> int:
+    """Return the most lines of a tensor with `total` that share a scale or a tile in any of its casts."""
+    if floor is not None and scaled is not None and is_narrow(scaled.format):
+        return total
+    own = 1 if cast.scale is None or cast.coarser else cast.group[0] if cast.group else total
+    return max(own, *(group_of(step, total, 1, tokens_along_k)[0] for step in steps), 1)
