@@ -194,19 +194,19 @@ class SpecSearch(Scoring):
         assert at_focus is not None
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
-            x = self.score(hypothesis, focus) if allowed(hypothesis) else None
-            if x is not None and x.rank < at_focus.rank:
+            x = self.score(hypothesis, focus, at_focus.loss) if allowed(hypothesis) else None
+            if x is not None and x.beats(at_focus):
                 found.append((x.rank, path, hypothesis))
             if self.is_over:
                 break
         found.sort(key=lambda x: x[0])
         for _, path, hypothesis in found[:12]:
             change = moved(current.hypothesis, path, hypothesis)
-            x = self.score(change, focus) if change else None
-            if x is None or x.rank >= at_focus.rank:
+            x = self.score(change, focus, at_focus.loss) if change else None
+            if x is None or not x.beats(at_focus):
                 continue
-            y = x if which is not None else self.score(x.hypothesis)
-            if y is not None and y.rank < current.rank:
+            y = x if which is not None else self.score(x.hypothesis, bound=current.loss)
+            if y is not None and y.beats(current):
                 current, at_focus = y, x
         return None if current is start else current
 

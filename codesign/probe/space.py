@@ -33,6 +33,8 @@ STRUCTURAL = {"terms", "interleave", "chain", "stages"}
 """Fields that `structures` enumerates."""
 GIVEN = {"name", "description", "shape", "a", "b", "c", "accumulator", "sparsity", "source", "checked", "known"}
 """Fields that the signature determines, or that compute nothing."""
+WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
+"""Exponents of FP32."""
 UNREAD = {"opposing", "offset", "remainder", "hand", "codebook"}
 """Fields that the interpreter in C (isa_model/engines/lines.c) does not read: to search them would take golden.py hours."""
 
@@ -44,6 +46,7 @@ class Space:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
         self.known_parts: dict[str, BaseModel] = {}
+        self.known_stages: dict[str, Stage] = {}
         self.nans: list[int] = []
         """Codes of NaNs that the box answered, the most frequent first."""
         spec = signature.spec
@@ -85,15 +88,26 @@ class Space:
         """Return a part of a hypothesis, checked; each is checked once."""
         key = kind.__name__ + json.dumps(fields, sort_keys=True)
         if key not in self.known_parts:
-            self.known_parts[key] = kind.model_validate(fields)
+            known = fields | ({"format": format_of(fields["format"])} if "format" in fields else {})
+            self.known_parts[key] = kind.model_validate(known)
         return self.known_parts[key]
+
+    def stage(self, fields: Data) -> Stage:
+        """Return a stage of a hypothesis, checked, whose registers other stages may have as well."""
+        key = json.dumps(fields, sort_keys=True)
+        if key not in self.known_stages:
+            parts = dict(fields)
+            if "result" in fields:
+                parts["result"] = [self.part(Register, r) for r in fields["result"]]
+            self.known_stages[key] = Stage.model_validate(parts)
+        return self.known_stages[key]
 
     def parts(self, hypothesis: Data) -> Data:
         """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
         parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
-        parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
+        parts["stages"] = {name: self.stage(stage) for name, stage in zip(names, stages, strict=True)}
         if parts.get("widen"):
             parts["widen"] = format_of(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
@@ -119,6 +133,8 @@ class Space:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
         yield from self._everywhere(hypothesis)
         yield from self.smaller(hypothesis)
+        for other in (*stand_ins(hypothesis), *(split(hypothesis) if not near else ())):
+            yield ("stages",), other
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
@@ -304,6 +320,48 @@ class Space:
     def _set(self, hypothesis: Data, path: Path, value: Any) -> tuple[Path, Data]:
         """Return a hypothesis with one field changed; a default is left out. What the change makes meaningless goes too."""
         return path, changed(hypothesis, path, value)
+
+
+def stand_ins(hypothesis: Data) -> Iterator[Data]:
+    """Yield hypotheses with a register in place of the fraction bits of a stage, and the other way round: each cuts nearly as the
+    other does."""
+    for i, stage in enumerate(hypothesis["stages"]):
+        bits, registers, mode = stage.get("fraction_bits"), stage.get("result", []), stage.get("rounding")
+        if bits is not None:
+            for width in (bits - 1, bits, bits + 1):
+                for own in {mode, "nearest-even"} if 0 < width <= 44 else ():
+                    register = {"format": named_or_fields({**WIDE, "mantissa_bits": width}), "rounding": own}
+                    yield changed(changed(hypothesis, ("stages", i, "fraction_bits"), None), ("stages", i, "result"), [register, *registers])
+        if len(registers) > 1 - (i < len(hypothesis["stages"]) - 1 and "chain" not in stage):
+            width = format_of(registers[0]["format"]).mantissa_bits
+            for other in (width, width + 1, width + 2):
+                cut = changed(changed(hypothesis, ("stages", i, "fraction_bits"), other), ("stages", i, "rounding"), registers[0]["rounding"])
+                yield changed(cut, ("stages", i, "result"), registers[1:])
+
+
+def split(hypothesis: Data) -> Iterator[Data]:
+    """Yield hypotheses in which two stages share what one of them does: the lower sums the products, the upper adds C or a running
+    value, and either cuts or rounds."""
+    stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
+    for i, stage in enumerate(stages):
+        if not stage.get("accumulator") or stage["terms"] == 1:
+            continue
+        cut = {n: stage[n] for n in ("fraction_bits", "rounding", "zero_exponent") if n in stage}
+        keeps = {n: stage[n] for n in ("interleave",) if n in stage}
+        zero = {n: stage[n] for n in ("zero",) if n in stage}
+        upper = {n: v for n, v in stage.items() if n not in (*cut, *keeps, "terms")} | {"terms": 1, "accumulator": True}
+        lower = {"terms": stage["terms"], **zero, **keeps}
+        for below, above in (
+            (cut, {}),
+            (cut, cut),
+            ({}, cut),
+            ({"result": stage["result"]}, cut),
+            ({"result": stage["result"]}, {}),
+            ({**cut, "result": stage["result"]}, {}),
+        ):
+            if "to" not in stage.get("interleave", {}):
+                moves = {"scale": {**scale, "onto": scale["onto"] + 1}} if scale.get("onto", -1) >= i else {}
+                yield {**hypothesis, "stages": [*stages[:i], {**lower, **below}, {**upper, **above}, *stages[i + 1 :]]} | moves
 
 
 def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:
