@@ -64,6 +64,8 @@ def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[s
     certificate has."""
     if certificate.verdict == "refused" or certificate.spec is None:
         return {"outcome": "refused", "unlike": None, "compared": 0}
+    if certificate.verdict == "open":
+        return {"outcome": "open", "explains": certificate.witness is None, "unlike": None, "compared": 0}
     found, wanted = (dict(leaves(canonical(x))) for x in (certificate.spec, hidden))
     differ = {path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path)}
     if not differ:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def probe(
 ) -> int:
     """Fit a spec to a black box, and certify what decided it.
 
-    Exit code 1 if no spec that was tried gives the box's answers; the smallest operands and the nearest spec are shown.
+    Exit code 1 if no spec is certified: refused, with the smallest operands and the nearest spec, or open, as the time ended.
     """
     from codesign.probe.boxes import FolderBox, Unanswered, open_box, signature_of, spec_box
     from codesign.probe.certificate import probe as fit
@@ -99,7 +99,7 @@ def probe(
     else:
         emit(form, rows(certificate), certificate.json())
     print(f"certificate: {folder}", file=sys.stderr)
-    return int(certificate.verdict == "refused")
+    return int(certificate.verdict in ("open", "refused"))
 
 
 KIND = "a certificate of `codesign probe`"
@@ -112,10 +112,17 @@ def rows(certificate: Certificate) -> list[Row]:
             "field": x.field,
             "value": None if x.value is None else str(x.value),
             "excluded": len(x.excluded),
-            "alike": ", ".join(str(y["value"]) for y in x.alike),
+            "alike": _alike(x.alike),
         }
         for x in certificate.fields
     ]
+
+
+def _alike(values: tuple[dict[str, Any], ...]) -> str:
+    """Return values as text; those that need another field changed as well are counted."""
+    alone = [str(x["value"]) for x in values if "with" not in x]
+    pairs = len(values) - len(alone)
+    return ", ".join([*alone, *([f"{pairs} with another field"] if pairs else [])])
 
 
 def _what_follows(certificate: Certificate) -> str:

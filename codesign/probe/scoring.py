@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Session, answers
+from codesign.probe.box import Ended, Lines, Refusal, Session, answers
 from codesign.probe.hypotheses import Data, size
 from codesign.probe.space import Space
 from isa_model.codec import decode
@@ -82,10 +82,11 @@ class Scoring:
         return process_time() > self.deadline
 
     @property
-    def unexplained(self) -> str:
-        """Reason for a refusal of a box that no spec explains."""
-        reason = "no spec that was tried gives the box's answers"
-        return f"{reason}, and the time of {self.budget_s:g} s was spent" if self.is_over else reason
+    def unexplained(self) -> Refusal:
+        """Refusal of a box that no spec explains, or of going on with a search whose time ended."""
+        if self.is_over:
+            return Ended(f"the time of {self.budget_s:g} s ended before a spec gave all of the box's answers")
+        return Refusal("no spec that the search reaches gives the box's answers")
 
     def run(self, spec: Instruction, lines: Lines) -> Codes:
         """Return the answers of a spec."""

@@ -15,7 +15,7 @@ from time import process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Recorded, Refusal
+from codesign.probe.box import Lines, Recorded
 from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
@@ -266,7 +266,7 @@ class SpecSearch(Scoring):
                 queue.append((current, width + 1))
         if self.best is not None and not self.best.wrong.any():
             return self.best
-        raise Refusal(self.unexplained)
+        raise self.unexplained
 
     def _amplify(self, current: Scored) -> bool:
         """Ask variations of questions that a hypothesis does not explain, where they are too few to show the way.

@@ -35,7 +35,7 @@ GIVEN = {"name", "description", "shape", "a", "b", "c", "accumulator", "sparsity
 """Fields that the signature determines, or that compute nothing."""
 WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
 """Exponents of FP32."""
-UNREAD = {"opposing", "offset", "remainder", "hand", "codebook"}
+UNREAD = {"remainder", "codebook"}
 """Fields that the interpreter in C (isa_model/engines/lines.c) does not read: to search them would take golden.py hours."""
 
 
@@ -133,6 +133,7 @@ class Space:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
         yield from self._everywhere(hypothesis)
         yield from self.smaller(hypothesis)
+        yield from dealt(hypothesis) if not near else ()
         for other in (*stand_ins(hypothesis), *(split(hypothesis) if not near else ())):
             yield ("stages",), other
         for i, stage in enumerate(hypothesis["stages"]):
@@ -186,6 +187,17 @@ class Space:
             for flush in (None, True, "keep-sign") if name == "zero" and self.is_float else ():
                 yield (), {k: v for k, v in {**copy, "flush_inputs": flush}.items() if v}
 
+    def inserted(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield a hypothesis with one more register before those of a stage, somewhat wider: it shows in few answers."""
+        for i, stage in enumerate(hypothesis["stages"]):
+            registers = stage.get("result", [])
+            if self.signature.spec.accumulator.kind == "float" and registers:
+                least = format_of(registers[0]["format"]).mantissa_bits
+                for bits in sorted({least + 1, least + 2, least + 4, 24, 26, 28, 30} - set(range(least + 1))):
+                    for mode in ("nearest-even", "toward-zero"):
+                        register = {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": mode}
+                        yield self._set(hypothesis, ("stages", i, "result"), [register, *registers])
+
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
         fraction bits and rounding of one stage; the path is that of the stage."""
@@ -234,6 +246,8 @@ class Space:
         """Yield values of a field by its type."""
         if name == "onto":
             yield from range(-1, 4)
+        elif name == "offset":
+            yield from range(-4, 5)
         elif name == "format":
             yield from self.formats_near(now, near)
         elif name == "widen":
@@ -249,7 +263,7 @@ class Space:
             yield True
             for part, other in Accumulator.model_fields.items():
                 for x in () if part in UNREAD else self._values(Accumulator, part, other, now.get(part), near):
-                    yield {k: v for k, v in (now | {part: x}).items() if v is not None} or True
+                    yield {k: v for k, v in (now | {part: x}).items() if v not in (None, 0) or k == "fraction_bits"} or True
         elif name not in ("accumulator", "result", "random_bits"):
             yield from self._plain(info.annotation, info.metadata, now, near)
 
@@ -337,6 +351,17 @@ def stand_ins(hypothesis: Data) -> Iterator[Data]:
             for other in (width, width + 1, width + 2):
                 cut = changed(changed(hypothesis, ("stages", i, "fraction_bits"), other), ("stages", i, "rounding"), registers[0]["rounding"])
                 yield changed(cut, ("stages", i, "result"), registers[1:])
+
+
+def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+    """Yield hypotheses whose blocks of one stage follow each other in another order: several of them are gathered in one turn."""
+    for i, stage in enumerate(hypothesis["stages"]):
+        now = stage.get("interleave", {"run": stage["terms"], "parts": 2})
+        if "to" not in now:
+            for hand in (None, 2 * stage["terms"], 4 * stage["terms"]):
+                if hand or "interleave" in stage:
+                    value = {n: v for n, v in {**now, "hand": hand}.items() if v}
+                    yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), value)
 
 
 def split(hypothesis: Data) -> Iterator[Data]:
