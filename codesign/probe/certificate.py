@@ -54,8 +54,8 @@ class Certificate:
     """What a probe found out about a box."""
 
     verdict: str
-    """`determined`: every other value tried is excluded. `ambiguous`: no question tells some apart, which are listed. `open`: the
-    time ended first. `refused`: no spec that the search reaches gives the answers, or they vary."""
+    """`determined`: every other value tried is excluded. `ambiguous`: no question tells some apart, which are listed. `open`:
+    the time ended first. `refused`: no spec that the search reaches gives the answers, or they vary."""
     spec: Instruction | None
     """The simplest spec that gives every answer; without one, the nearest."""
     hypothesis: Data
@@ -176,7 +176,9 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
         values = [{"value": at(hypothesis, path)} for path in paths]
         if len(paths) > 1:  # two fields at once
             names = [".".join(map(str, path)) for path in paths]
-            values = [x | {"with": {n: at(hypothesis, p)}} for x, n, p in zip(values, names[::-1], paths[::-1], strict=True)]
+            values = [
+                x | {"with": {n: at(hypothesis, p)}} for x, n, p in zip(values, names[::-1], paths[::-1], strict=True)
+            ]
         got = None if key in fit.alike else fit.run(spec, pool)
         wrong = order[:0] if got is None else order[got[order] != d[order]]
         if got is None or not wrong.size:

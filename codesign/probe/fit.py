@@ -32,7 +32,7 @@ QUESTIONS = 3000
 MOST_PAIRS = 60
 """Rivals that differ in two fields and are kept, at most."""
 SOME = (20_000, 1000)
-"""Questions of the last check that rivals are run on: the first, each as dear as the result itself, and of each 20,000 further."""
+"""Questions of the last check that rivals are run on: the first, and some of each 20,000 further."""
 FEW = 30
 """Answers at most that one change may contradict, so that another might make up for it."""
 
@@ -42,7 +42,7 @@ class Fit(SpecSearch):
     """The state of a probe: a search, and what no question told from its result."""
 
     alike: Rivals = field(default_factory=dict)
-    """Neighbours of the result that no question told from it, by their data: the paths of the fields changed, and the hypothesis."""
+    """Neighbours of the result that no question told from it, by their data: the fields that differ, and the hypothesis."""
     ended: str = ""
     """Reason why rivals were not asked; empty if they were."""
     searched: int = 0
@@ -50,8 +50,8 @@ class Fit(SpecSearch):
 
     def solve(self, outputs: int) -> tuple[Scored, int]:
         """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
-        of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals have as much time
-        as the search before. Raises Refusal if there is none."""
+        of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals have as much
+        time as the search before. Raises Refusal if there is none."""
         current = self.search(self.start())
         self.deadline = process_time() + self.budget_s
         while not self.is_over:
@@ -71,7 +71,9 @@ class Fit(SpecSearch):
         self.best = self.score(current.hypothesis)
         if self.best is None or self.best.wrong.any():
             raise self.unexplained
-        self.ended = f"the time of {self.budget_s:g} s ended before all rivals of this spec were asked: values listed as alike are open"
+        self.ended = (
+            f"the time of {self.budget_s:g} s ended before all rivals were asked: values listed as alike are open"
+        )
         return self.best, 0
 
     def _shortest(self, current: Scored) -> Scored | None:
@@ -100,8 +102,9 @@ class Fit(SpecSearch):
         return current
 
     def challenge(self, current: Scored, pairs: bool = False) -> bool:
-        """Ask questions on which rivals disagree with a hypothesis; return whether it explains the answers. `pairs`: rivals are also
-        those that differ in two fields."""
+        """Ask questions on which rivals disagree with a hypothesis; return whether it explains the answers.
+
+        `pairs`: rivals that differ in two fields are asked about as well."""
         rivals = self.rivals(current)
         if pairs:
             rivals |= self.paired(current, rivals)
@@ -194,7 +197,7 @@ class Fit(SpecSearch):
     def paired(self, current: Scored, singles: Rivals) -> Rivals:
         """Return hypotheses that explain all answers and differ in two fields, of which one alone does not.
 
-        These are pairs of fields that act together, and pairs of changes that both contradict few answers, one of them the same.
+        These are pairs of fields that act together, and pairs of changes that contradict few answers, one of them the same.
         """
         few: list[tuple[Path, Data, frozenset[int]]] = []
         every = self.batch(slice(None), weighed=False)

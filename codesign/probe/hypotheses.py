@@ -107,7 +107,9 @@ def changed(hypothesis: Data, path: Path, value: Any) -> Data:
     """Return a hypothesis with the value at a path; None leaves the field out. Fields that depend on it follow."""
     copy: Data = {**hypothesis, "stages": [dict(stage) for stage in hypothesis["stages"]]}
     part: Any = copy
-    for i, key in enumerate(path[:-1]):  # only what leads to the value is copied: hypotheses share parts, and change none
+    for i, key in enumerate(
+        path[:-1]
+    ):  # only what leads to the value is copied: hypotheses share parts, and change none
         inside = part[key] if isinstance(key, int) else part.get(key, {})
         if (key, i) != ("stages", 0):
             inside = inside.copy()

@@ -112,9 +112,7 @@ class Scoring:
             order = np.argsort(-counts, kind="stable")
             self.space.nans = [int(x) for x in codes[order] if decode(fmt, int(x)).special == "nan"]
 
-    def score(
-        self, hypothesis: Data, which: NDArray[np.int64] | None = None, bound: float = np.inf
-    ) -> Scored | None:
+    def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None, bound: float = np.inf) -> Scored | None:
         """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec, or if its
         loss exceeds `bound`."""
         spec = self.space.spec(hypothesis)

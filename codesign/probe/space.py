@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
 from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
+from codesign.probe.stand_ins import WIDE, dealt, split, stand_ins
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -33,8 +34,6 @@ STRUCTURAL = {"terms", "interleave", "chain", "stages"}
 """Fields that `structures` enumerates."""
 GIVEN = {"name", "description", "shape", "a", "b", "c", "accumulator", "sparsity", "source", "checked", "known"}
 """Fields that the signature determines, or that compute nothing."""
-WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
-"""Exponents of FP32."""
 UNREAD = {"remainder", "codebook"}
 """Fields that the interpreter in C (isa_model/engines/lines.c) does not read: to search them would take golden.py hours."""
 
@@ -263,7 +262,9 @@ class Space:
             yield True
             for part, other in Accumulator.model_fields.items():
                 for x in () if part in UNREAD else self._values(Accumulator, part, other, now.get(part), near):
-                    yield {k: v for k, v in (now | {part: x}).items() if v not in (None, 0) or k == "fraction_bits"} or True
+                    yield {
+                        k: v for k, v in (now | {part: x}).items() if v is not None and (k, v) != ("offset", 0)
+                    } or True
         elif name not in ("accumulator", "result", "random_bits"):
             yield from self._plain(info.annotation, info.metadata, now, near)
 
@@ -334,59 +335,6 @@ class Space:
     def _set(self, hypothesis: Data, path: Path, value: Any) -> tuple[Path, Data]:
         """Return a hypothesis with one field changed; a default is left out. What the change makes meaningless goes too."""
         return path, changed(hypothesis, path, value)
-
-
-def stand_ins(hypothesis: Data) -> Iterator[Data]:
-    """Yield hypotheses with a register in place of the fraction bits of a stage, and the other way round: each cuts nearly as the
-    other does."""
-    for i, stage in enumerate(hypothesis["stages"]):
-        bits, registers, mode = stage.get("fraction_bits"), stage.get("result", []), stage.get("rounding")
-        if bits is not None:
-            for width in (bits - 1, bits, bits + 1):
-                for own in {mode, "nearest-even"} if 0 < width <= 44 else ():
-                    register = {"format": named_or_fields({**WIDE, "mantissa_bits": width}), "rounding": own}
-                    yield changed(changed(hypothesis, ("stages", i, "fraction_bits"), None), ("stages", i, "result"), [register, *registers])
-        if len(registers) > 1 - (i < len(hypothesis["stages"]) - 1 and "chain" not in stage):
-            width = format_of(registers[0]["format"]).mantissa_bits
-            for other in (width, width + 1, width + 2):
-                cut = changed(changed(hypothesis, ("stages", i, "fraction_bits"), other), ("stages", i, "rounding"), registers[0]["rounding"])
-                yield changed(cut, ("stages", i, "result"), registers[1:])
-
-
-def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:
-    """Yield hypotheses whose blocks of one stage follow each other in another order: several of them are gathered in one turn."""
-    for i, stage in enumerate(hypothesis["stages"]):
-        now = stage.get("interleave", {"run": stage["terms"], "parts": 2})
-        if "to" not in now:
-            for hand in (None, 2 * stage["terms"], 4 * stage["terms"]):
-                if hand or "interleave" in stage:
-                    value = {n: v for n, v in {**now, "hand": hand}.items() if v}
-                    yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), value)
-
-
-def split(hypothesis: Data) -> Iterator[Data]:
-    """Yield hypotheses in which two stages share what one of them does: the lower sums the products, the upper adds C or a running
-    value, and either cuts or rounds."""
-    stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
-    for i, stage in enumerate(stages):
-        if not stage.get("accumulator") or stage["terms"] == 1:
-            continue
-        cut = {n: stage[n] for n in ("fraction_bits", "rounding", "zero_exponent") if n in stage}
-        keeps = {n: stage[n] for n in ("interleave",) if n in stage}
-        zero = {n: stage[n] for n in ("zero",) if n in stage}
-        upper = {n: v for n, v in stage.items() if n not in (*cut, *keeps, "terms")} | {"terms": 1, "accumulator": True}
-        lower = {"terms": stage["terms"], **zero, **keeps}
-        for below, above in (
-            (cut, {}),
-            (cut, cut),
-            ({}, cut),
-            ({"result": stage["result"]}, cut),
-            ({"result": stage["result"]}, {}),
-            ({**cut, "result": stage["result"]}, {}),
-        ):
-            if "to" not in stage.get("interleave", {}):
-                moves = {"scale": {**scale, "onto": scale["onto"] + 1}} if scale.get("onto", -1) >= i else {}
-                yield {**hypothesis, "stages": [*stages[:i], {**lower, **below}, {**upper, **above}, *stages[i + 1 :]]} | moves
 
 
 def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:
