@@ -44,7 +44,9 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="Folder for the certificate; default: codesign-probe/<box>.")] = None,
     seconds: Annotated[
         float,
-        typer.Option(min=1, help="Processor time for the search, and as much for telling rivals of its result apart."),
+        typer.Option(
+            min=1, help="Processor time for the search; as much again for rivals that differ in one field, and in two."
+        ),
     ] = 60.0,
     outputs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Questions of the last check.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,

@@ -50,8 +50,9 @@ class Fit(SpecSearch):
 
     def solve(self, outputs: int) -> tuple[Scored, int]:
         """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
-        of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals have as much
-        time as the search before. Raises Refusal if there is none."""
+        of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals of one field
+        have as much time as the search before, and those of two as much again. Raises Refusal if there is none."""
+        later = self.budget_s
         current = self.search(self.start())
         self.deadline = process_time() + self.budget_s
         while not self.is_over:
@@ -60,14 +61,16 @@ class Fit(SpecSearch):
                 current = self.again(current)
             elif shorter := self._shortest(current):
                 current = shorter
-            elif not self.challenge(current, pairs=True):
-                current = self.again(current)
-            elif self.is_over:  # not all rivals were tried
-                break
-            elif compared := self.check(current, outputs):
-                return current, compared
             else:
-                current = self.again(current)
+                self.deadline, later = max(self.deadline, process_time() + later), 0.0
+                if not self.challenge(current, pairs=True):
+                    current = self.again(current)
+                elif self.is_over:  # not all rivals were tried
+                    break
+                elif compared := self.check(current, outputs):
+                    return current, compared
+                else:
+                    current = self.again(current)
         self.best = self.score(current.hypothesis)
         if self.best is None or self.best.wrong.any():
             raise self.unexplained

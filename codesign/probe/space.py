@@ -234,6 +234,8 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
+                        if now is None and value.get("accumulator"):  # terms are inverted at the place of the cut
+                            yield self._set(one[1], (*path, "opposing"), "complement")
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
