@@ -222,8 +222,7 @@ def test_rivals_that_differ_in_two_fields_are_known():
     fields = load(VOLTA).model_dump(mode="json", include={"a", "b", "accumulator", "shape"})
     spec = Instruction.model_validate(fields | {"stages": {"fuse": near}})
     fit = Fit(Session(SpecBox(Signature(spec), spec)))
-    fit.session.add(["alone"] * 50, fit.signature.empty(50))
-    fit.weigh()
+    fit.ask_all()
     found = fit.paired(fit.score({"stages": [near]}), {})
     assert {"stages": [far]} in [hypothesis for _, hypothesis in found.values()]
     assert not any(len(paths) > 2 for paths, _ in found.values())
