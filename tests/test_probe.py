@@ -246,6 +246,15 @@ def test_a_proposal_is_a_box(tmp_path):
     assert yaml.safe_load((out / "spec.yaml").read_text())["scale"]["a"]["format"] == "fp32"
 
 
+def test_a_box_that_makes_something_of_nothing_is_refused_at_once():
+    """Zeros alone give a zero in every spec: another answer needs no search."""
+    signature = Signature(load(VOLTA))
+    found = probe(FunctionBox(signature, lambda a, b, c: np.full_like(c, 0x7F800000)), seconds=100.0)
+    assert found.verdict == "refused"
+    assert "0x7f800000 for zeros alone" in found.reason
+    assert found.counts["hypotheses"] == 0
+
+
 def test_a_search_without_time_is_no_result():
     """A budget that is spent leaves the box open: it is neither refused nor certified."""
     spec = load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32")

@@ -106,7 +106,7 @@ class Scoring:
         self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
         assert self.session.d is not None
         fmt, d = self.signature.spec.accumulator, self.session.d
-        self.places = _ordered(fmt, d)
+        self.places = ordered(fmt, d)
         if fmt.nan_code is not None:
             codes, counts = np.unique(d, return_counts=True)
             order = np.argsort(-counts, kind="stable")
@@ -135,7 +135,7 @@ class Scoring:
         wrong = got != d[some]
         fmt = self.signature.spec.accumulator
         # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
-        steps = np.abs(_ordered(fmt, got[wrong]) - self.places[some][wrong])
+        steps = np.abs(ordered(fmt, got[wrong]) - self.places[some][wrong])
         amount = 0.5 + np.log2(1.0 + steps) / (2 * fmt.storage_bits)
         if which is None:
             self.misses += wrong / max(int(wrong.sum()), 1)
@@ -167,7 +167,7 @@ class Scoring:
         return Scored(hypothesis, spec, np.zeros(len(d), bool), 0.0)
 
 
-def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
+def ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
     """Return codes as numbers in the order of what they mean."""
     if fmt.kind == "integer":
         whole = codes.astype(np.float64)

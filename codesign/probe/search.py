@@ -15,11 +15,11 @@ from time import process_time
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Recorded
+from codesign.probe.box import Lines, Recorded, Refusal
 from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
-from codesign.probe.scoring import Scored, Scoring
+from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
 
@@ -48,8 +48,13 @@ class SpecSearch(Scoring):
     def ask_all(self) -> None:
         """Put all directed experiments to the box in one round, some questions twice."""
         named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
+        named.insert(0, ("zeros", self.signature.empty(1)))
         names = [name for name, lines in named for _ in lines.c]
         self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+        assert self.session.d is not None
+        if ordered(self.signature.spec.accumulator, self.session.d[:1])[0]:
+            told = f"{int(self.session.d[0]):#x} for zeros alone, of which every spec of the language makes a zero"
+            raise Refusal(f"the box returned {told}")
         self.orders = Orders(self.session, self.rng)
         self.structures = self.orders.structures()
         for name, lines, d in self.orders.told(800):
