@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,28 @@ def test_rivals_that_differ_in_two_fields_are_known():
     found = fit.paired(fit.score({"stages": [near]}), {})
     assert {"stages": [far]} in [hypothesis for _, hypothesis in found.values()]
     assert not any(len(paths) > 2 for paths, _ in found.values())
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ([{"terms": 1, "accumulator": True}], "they are added to C one after the other in fp32 nearest-even"),
+        ([{"terms": 2, "accumulator": True}], "they are added to C 2 at once in fp32 nearest-even"),
+        (
+            [{"terms": 1, "accumulator": True, "chain": 2}, {"terms": 1, "accumulator": True}],
+            "they are added one after the other in fp32 nearest-even; C is added in fp32 nearest-even",
+        ),
+    ],
+)
+def test_software_around_an_instruction_is_said_in_words(above, said, volta):
+    """Promotion, a split K and the place of C are read off the stages above a chain of instructions."""
+    register = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
+    step = {"terms": 32, "accumulator": True, "chain": 4, "fraction_bits": 13, "rounding": "toward-zero"} | register
+    stages = {f"s{i}": stage | register for i, stage in enumerate([step, *above])}
+    fields = {"shape": {"m": 64, "n": 8, "k": 256}, "a": "e4m3", "b": "e4m3", "accumulator": "fp32", "stages": stages}
+    found = replace(volta, spec=Instruction.model_validate(fields))
+    assert found.partial_sums == f"partial sums of 128 products start from zero; {said}"
+    assert not volta.partial_sums
 
 
 def test_two_stages_stand_for_one():
@@ -538,7 +561,7 @@ def test_a_folder_of_rounds_is_checked_first(option, make, said, tmp_path):
 def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeypatch, capsys):
     """A search without time says so, and one that ends before its first spec writes no empty spec.yaml."""
     found = probe(hidden("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), seconds=0.001)
-    assert "the time of 0.001 s was spent" in found.reason
+    assert "the time of 0.001 s ended" in found.reason
     found = probe(Noise(Signature(load(INTEGERS)), load(INTEGERS)))
     assert found.spec is None
     monkeypatch.setattr("codesign.probe.certificate.probe", lambda *_: found)

@@ -86,6 +86,29 @@ class Certificate:
         about = {"source": "Fitted to a black box by `codesign probe`.", "checked": checked}
         return yaml.safe_dump(data | about, sort_keys=False, width=100, default_flow_style=None)
 
+    @property
+    def partial_sums(self) -> str:
+        """What a spec does with partial sums along K, in words, as software around an instruction does: promotion, split K."""
+        stages = list(self.spec.stages.values()) if self.spec else []
+        first = next((i for i, stage in enumerate(stages[:-1]) if (stage.chain or 1) > 1), None)
+        if self.spec is None or first is None:
+            return ""
+        span = self.spec.products_per_result(first)
+        said, left = [f"partial sums of {span} products start from zero"], self.spec.stored_k // span
+        for stage in stages[first + 1 :]:
+            last = stage is stages[-1]
+            if stage.terms == 1 and not stage.accumulator:
+                continue  # a register alone
+            blocks, chain = left // stage.terms, left // stage.terms if last else stage.chain or 1
+            how = f"{stage.terms} at once" if stage.terms > 1 else ""
+            if chain > 1:
+                how = f"{how}, one after the other" if how else "one after the other"
+            what = "C is added" if last and left == 1 else f"they are added{' to C' if last else ''}"
+            into = f" in {stage.result[-1].format.name} {stage.result[-1].rounding}" if stage.result else ""
+            said.append(f"{what} {how}{into}".replace("  ", " "))
+            left = blocks // chain
+        return "; ".join(said)
+
     def json(self) -> str:
         """Return the certificate as JSON, without the log."""
         data = {
@@ -93,6 +116,7 @@ class Certificate:
             "reason": self.reason,
             "witness": self.witness,
             "counts": self.counts,
+            "partial_sums": self.partial_sums,
             "fields": [vars(x) for x in self.fields],
             "experiments": EXPERIMENTS,
             "spec": self.spec.model_dump(mode="json", exclude_defaults=True) | self.sparse if self.spec else None,
