@@ -27,6 +27,7 @@ from kernels.bench.shapes import BenchGemm
 from kernels.bench.table import table
 from kernels.gemm import cases as gemms
 from kernels.gemm.choose import Gpu, candidates, choose, estimate_us, gpu_of
+from kernels.gemm.pace import paced
 from kernels.gemm.tile import PROMOTE_128, SharedOperand, Tile, kernel_text
 from kernels.nvrtc import cached_cubin
 from kernels.quantise import cases as quantise
@@ -59,6 +60,8 @@ class Ablation:
     """Whether the launch without it waits for the previous grid to end."""
     unlike: Callable[[Tile], bool] | None = None
     """Tiles that have it; without it, another tile is chosen."""
+    code: Callable[[bytes], bytes] = paced
+    """Change of the compiled machine code."""
 
 
 STEPS = (
@@ -89,6 +92,13 @@ STEPS = (
         "fprop",
         (BenchGemm(4096, 7168, 16384), BenchGemm(4096, 4096, 7168)),
         text=(("ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);", "ready = 0;"),),
+    ),
+    Ablation(
+        "pace",
+        "promotion's FFMAs keep their scale in the operand cache, and one in four comes a clock later",
+        "fprop",
+        (BenchGemm(4096, 4096, 7168), BenchGemm(4096, 7168, 16384), BenchGemm(4096, 24576, 1536)),
+        code=bytes,
     ),
     Ablation(
         "start-together",
@@ -215,7 +225,7 @@ def without(step: Ablation, shape: BenchGemm, gpu: Gpu) -> tuple[Tile, str]:
     if step.unlike and tile not in others:
         tile = min(others, key=lambda t: estimate_us(p, t, gpu))
     tile = step.tile(tile)
-    if (tile, text) == (choose(p, gpu), kernel_text()) and not step.alone:
+    if (tile, text, step.code) == (choose(p, gpu), kernel_text(), paced) and not step.alone:
         raise ValueError(f"step {step.name}: the kernel of {shape} is without it anyway")
     return tile, text
 
@@ -243,7 +253,7 @@ def _gemm(ours: Case, step: Ablation, shape: BenchGemm, gpu: Gpu) -> Case:
     def launch(x: Any) -> None:
         if id(x) not in made:
             operands = launches.GemmOperands(x.a, x.b, x.call.scale_a, x.call.scale_b, x.out)
-            with patch.object(launches, "_kernel", partial(_kernel, text=text)):
+            with patch.object(launches, "_kernel", partial(_kernel, text=text, code=step.code)):
                 made[id(x)] = launches.prepare(
                     operands, scales=tile.scales, promote=tile.promote, add=tile.add, tile=tile
                 )
@@ -279,10 +289,10 @@ def _cast(ours: Case, step: CastAblation) -> Case:
 
 
 @cache
-def _kernel(tile: Tile, text: str) -> Any:
+def _kernel(tile: Tile, text: str, code: Callable[[bytes], bytes]) -> Any:
     from kernels.launch import Kernel
 
-    return Kernel(cached_cubin(tile.with_text(text)), "run", tile.threads, tile.cluster)
+    return Kernel(code(cached_cubin(tile.with_text(text))), "run", tile.threads, tile.cluster)
 
 
 def measured(name: str) -> BenchRecord:

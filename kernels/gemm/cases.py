@@ -23,6 +23,7 @@ from kernels.bench.gemm_cases import (
 from kernels.bench.shapes import BenchGemm
 from kernels.bench.static import Cubin
 from kernels.gemm.choose import choose, gpu_of
+from kernels.gemm.pace import paced
 from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout
 from kernels.nvrtc import cached_cubin
 
@@ -83,7 +84,7 @@ def cubins() -> Iterator[Cubin]:
     ]
     for p in problems:
         tile = choose(p, gpu_of("NVIDIA H200"))
-        yield Cubin(tile.name, cached_cubin(tile.source), tile.shared_bytes(p.groups))
+        yield Cubin(tile.name, paced(cached_cubin(tile.source)), tile.shared_bytes(p.groups))
 
 
 def by_group(x: BenchTensor) -> Any:

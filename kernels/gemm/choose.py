@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
+from kernels.launch import SMS
 
 
 def candidates(p: GemmProblem) -> Iterator[Tile]:
@@ -25,6 +26,8 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     depth = _depth(p)
     # Splitting K gives SMs work where D has too few tiles. It is built only for forward and dgrad GEMMs.
     splittable = p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128 and not p.groups and p.steps > 1
+    if splittable and not flat and -(-p.m // 256) * -(-p.n // 128) <= SMS // 2:  # CTAs that split K do not walk tiles
+        yield tile(256, 128, split=2)
     for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, (32, 64))):
         for bn in widths:
             # A scale for every column and two steps in flight spill at 128 x 128.
@@ -73,6 +76,7 @@ class Gpu:
     sms: int = 132
     start_us: float = 1.6
     split_us: float = 1.0
+    """Time to exchange the sums of 128 rows where K is split."""
     cluster_of_four_us: float = 1.0
     clusters_of_four: int = 30
     """Clusters of four CTAs resident on the GPU at once."""
@@ -145,7 +149,7 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
     busy = waves * (-(-p.steps // tile.split) * step + store)
     moved = max(p.groups, 1) * p.n * p.k + p.m * p.k + p.m * p.n * p.out * (2 if p.add else 1)
     memory = moved / (gpu.memory_bytes_in_step if tile.cluster == 4 and waves == 1 else gpu.memory_bytes)
-    start = gpu.start_us + (gpu.split_us if tile.split > 1 else 0.0)
+    start = gpu.start_us + (gpu.split_us * max(tile.bm // 128, 1) if tile.split > 1 else 0.0)
     start += gpu.cluster_of_four_us if tile.cluster == 4 else 0.0
     return start + max(busy, memory) + 0.2 * min(busy, memory)
 

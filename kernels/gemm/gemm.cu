@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap d,
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
-  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES;
+  const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES, clear = received + 8;
   int2 *const groups = (int2 *)(shared + GROUPS_AT);
 
   if (threadIdx.x == 0) {
@@ -64,6 +64,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     if (SCALES == 2) prefetch(&sb);
     for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
     if (SPLIT == 2) barrier_init(received, 1);
+    if (IN_RING) barrier_init(clear, WGS * 4);
     fence_barrier_init();
     if (SPLIT == 2) barrier_expect(received, RECEIVED);
   }
@@ -310,6 +311,11 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       };
       float sums[PARTS][NSTORED];
       if (SPLIT == 2) {
+        if (IN_RING) {  // the other CTA's warps have read their ring, so that sums can be sent to its place
+          __syncwarp();
+          if (lane == 0) barrier_arrive(clear, cluster_rank() ^ 1);
+          barrier_wait(clear, 0);
+        }
         exchange(sums, acc, base + RECEIVED_AT + threadIdx.x * 16, received);
       } else {
 #pragma unroll

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from kernels.gemm.choose import Gpu, choose, gpu_of
+from kernels.gemm.pace import paced
 from kernels.gemm.tensor_map import TensorMap, tensor_map
 from kernels.gemm.tile import MAX_GROUPS, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 from kernels.launch import Kernel, Launch, require_tensor, stream
@@ -135,7 +136,7 @@ def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
 
 @cache
 def _kernel(tile: Tile) -> Kernel:
-    return Kernel(cached_cubin(tile.source), "run", tile.threads, tile.cluster)
+    return Kernel(paced(cached_cubin(tile.source)), "run", tile.threads, tile.cluster)
 
 
 @cache

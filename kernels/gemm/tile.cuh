@@ -24,7 +24,8 @@ static_assert(STAGES > 1, "a stage is released once the next one multiplies");
 static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
 
 // Shared memory: the ring's operands, the staging of D, the sums received from the other half of K, the ring's scales, the
-// barriers (full, empty, received), the groups.
+// barriers (full, empty, received, clear), the groups. With half of K and 256 rows, the received sums and the staging of D take
+// the place of the ring, which a CTA no longer needs then: it has one tile.
 constexpr int A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group may start at any row, a copy only at a multiple of 4
 constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : SCALES ? 32 : 0;
@@ -36,8 +37,11 @@ constexpr int BOX = BOXED * OUT % 128 == 0 ? 128 / OUT : BOXED * OUT % 64 == 0 ?
 constexpr int STAGED = OUT == 2 ? PARTS : 1;  // parts of a warpgroup that are staged at once
 constexpr int D_PART = 64 * BOXED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 1024 * 1024;
 constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the other CTA's sums
-constexpr int D_AT = STAGES * STAGE, RECEIVED_AT = D_AT + WGS * D_BYTES, SCALES_AT = RECEIVED_AT + RECEIVED;
-constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, GROUPS_AT = BARRIERS_AT + STAGES * 16 + 8;
+constexpr bool IN_RING = SPLIT == 2 && PARTS == 2;
+constexpr int D_AT = IN_RING ? RECEIVED : STAGES * STAGE, RECEIVED_AT = IN_RING ? 0 : D_AT + WGS * D_BYTES;
+constexpr int SCALES_AT = IN_RING ? STAGES * STAGE : RECEIVED_AT + RECEIVED;
+constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, GROUPS_AT = BARRIERS_AT + STAGES * 16 + 16;
+static_assert(!IN_RING || D_AT + WGS * D_BYTES <= STAGES * STAGE, "the ring is large enough");
 static_assert(BOXED == STORED || (SPLIT == 1 && !ADD && !GROUPED), "not built");
 
 // A tile starts at a multiple of STEP within a block of 128 columns of B, and overlaps at most BLOCKS of them.

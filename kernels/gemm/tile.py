@@ -150,13 +150,15 @@ class Tile:
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
-        left = SHARED_BYTES - self._staging - 8 - table
+        left = SHARED_BYTES - self._staging - 16 - table
         most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
         return replace(self, stages=min(most, left // self._stage))
 
     @property
     def _staging(self) -> int:
-        """Bytes for the staging of D and, with split K, for the partial sums of the other CTA."""
+        """Bytes for the staging of D and, with split K, for the partial sums of the other CTA, unless the ring holds both."""
+        if self.split > 1 and self.bm == 256:
+            return 0
         parts = 1 if self.out == OutputType.FP32 else self.bm // self.warpgroups // 64
         one = -(-64 * self._bulk_columns * self.out * parts // 1024) * 1024
         received = 4 * self.bm * self.bn // self.split if self.split > 1 else 0
@@ -174,7 +176,7 @@ class Tile:
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
         tile = self.sized
-        return tile.stages * tile._stage + tile._staging + 8 + 8 * groups
+        return tile.stages * tile._stage + tile._staging + 16 + 8 * groups
 
     @property
     def constants(self) -> str:
