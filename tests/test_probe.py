@@ -29,7 +29,7 @@ from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
-from codesign.probe.stand_ins import split
+from codesign.probe.stand_ins import absorbed, split
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -257,6 +257,14 @@ def test_two_stages_stand_for_one():
     register = {"result": [{"format": "fp16", "rounding": "nearest-even"}]}
     one = {"stages": [{"terms": 16, "accumulator": {"fraction_bits": 40}, **cut, **register}]}
     assert {"stages": [{"terms": 16, **cut}, {"terms": 1, "accumulator": True, **register}]} in list(split(one))
+
+
+def test_a_stage_that_only_rounds_is_absorbed():
+    """A register of its own above a chain is next to the chain that rounds to it."""
+    narrow, last = {"format": "e8m13", "rounding": "toward-zero"}, {"terms": 1, "accumulator": True, "result": ["fp32"]}
+    chain = {"terms": 32, "accumulator": True, "chain": 4}
+    found = list(absorbed({"stages": [{**chain, "result": ["wide"]}, {"terms": 1, "result": [narrow]}, last]}))
+    assert found == [{"stages": [{**chain, "result": kept}, last]} for kept in ([narrow], ["wide", narrow])]
 
 
 def test_a_proposal_is_a_box(tmp_path):

@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
 from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
-from codesign.probe.stand_ins import WIDE, dealt, split, stand_ins
+from codesign.probe.stand_ins import WIDE, absorbed, dealt, split, stand_ins
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -168,6 +168,8 @@ class Space:
                 one = {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}
                 moves = scale.get("onto", -1) >= i
                 yield ("stages",), one | ({"scale": {**scale, "onto": scale["onto"] - 1}} if moves else {})
+        for one in absorbed(hypothesis):
+            yield ("stages",), one
         for i, stage in enumerate(stages):
             if "interleave" in stage:
                 yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)

@@ -6,6 +6,7 @@ A search that changes one field after the other does not pass from one to the ot
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from codesign.probe.hypotheses import Data, Path, changed, format_of, named_or_fields
 
@@ -29,6 +30,18 @@ def stand_ins(hypothesis: Data) -> Iterator[Data]:
                 cut = changed(hypothesis, ("stages", i, "fraction_bits"), other)
                 cut = changed(cut, ("stages", i, "rounding"), registers[0]["rounding"])
                 yield changed(cut, ("stages", i, "result"), registers[1:])
+
+
+def absorbed(hypothesis: Data) -> Iterator[Data]:
+    """Yield hypotheses without a stage that only rounds the results below: these are rounded where they are summed."""
+    stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
+    for i, (lower, upper) in enumerate(pairwise(stages)):
+        alone = upper["terms"] == 1 and not upper.get("accumulator") and "fraction_bits" not in upper
+        if alone and upper.get("result") and scale.get("onto", -1) != i:
+            moves = {"scale": {**scale, "onto": scale["onto"] - 1}} if scale.get("onto", -1) > i else {}
+            for kept in (upper["result"], [*lower.get("result", []), *upper["result"]]):
+                one = {n: v for n, v in lower.items() if n != "exponent"} | {"result": kept}
+                yield {**hypothesis, "stages": [*stages[:i], one, *stages[i + 2 :]], **moves}
 
 
 def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:
