@@ -65,7 +65,7 @@ class Fit(SpecSearch):
                 self.deadline, later = max(self.deadline, process_time() + later), 0.0
                 if not self.challenge(current, pairs=True):
                     current = self.again(current)
-                elif self.is_over:  # not all rivals were tried
+                elif process_time() > self.deadline:  # not all rivals were tried
                     break
                 elif compared := self.check(current, outputs):
                     return current, compared

@@ -122,11 +122,12 @@ class Scoring:
         if which is None:
             if self._whole is None:
                 self._whole = self.batch(slice(None))
-            batch = self._whole
+            batch: Batch | None = self._whole
         else:
             if self._picked[0] is not which:
                 self._picked = which, self.batch(which)
             batch = self._picked[1]
+        assert batch is not None
         some: Any = slice(None) if which is None else which
         self.tried += 1
         got = batch.dots(spec, bound * 2 + 1e-9)  # an answer that differs counts half of its weight at least
