@@ -207,6 +207,8 @@ class Orders:
             for level, above in levels:
                 if level.get("chain", 1) > 1:
                     yield [level, {"terms": 1}]  # chains that are added to C one after the other
+                    if len(above) > 2:  # or to each other, and C to their sum
+                        yield [level, {"terms": 1, "chain": len(above)}, {"terms": 1}]
                 if len(self.siblings(above, len(above) - 1)[0]) > 1:
                     yield from ([level, *rest] for rest in self.trees(above, depth + 1))
             if n > 1 and depth < 3:

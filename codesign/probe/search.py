@@ -25,6 +25,8 @@ from codesign.probe.structures import interleaved, profiles, structures
 
 BEAM = 8
 """Structures that are refined."""
+ALONE = 0.1
+"""Share of the time for what C alone shows: each of two searches, of registers alone and of all fields."""
 REACHES = (0, 1, 2)
 """How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
 
@@ -110,9 +112,11 @@ class SpecSearch(Scoring):
         self._note(first)
         alone = np.flatnonzero(np.array(self.session.experiments) == "alone")
         # A register explains C alone as fraction bits do, and is what hardware always has.
-        current = self.descend(first, REACHES, alone, lambda h: "fraction_bits" not in h["stages"][0])
-        if current.wrong.any():
-            current = self.descend(current, REACHES, alone)
+        deadline, current = self.deadline, first
+        for allowed in (lambda h: "fraction_bits" not in h["stages"][0], lambda _: True):
+            self.deadline = min(deadline, process_time() + ALONE * self.budget_s)
+            current = self.descend(current, REACHES, alone, allowed)
+        self.deadline = deadline
         return current.hypothesis
 
     def bases(self) -> list[Data]:
