@@ -76,6 +76,7 @@ TWINS = [
 ]
 GROUPED = [
     Tile(128, 128, share=A, grouped=True),
+    Tile(128, 192, share=A, grouped=True),
     Tile(128, 176, share=B, grouped=True, out=FP32),
     Tile(128, 112, depth=2, grouped=True, stages=2),
     Tile(64, 64, share=A, sharers=4, depth=2, grouped=True),

@@ -43,8 +43,10 @@ def _large(p: GemmProblem) -> tuple[tuple[int, int, SharedOperand], ...]:
     if not p.promote and p.out == OutputType.BF16:
         # Without a second accumulator, 256 columns fit the registers. Beside D in FP32 their ring does not fit shared memory.
         return (128, 256, b), (128, 192, b), (256, 136, a)
-    if p.groups or p.promote not in (0, PROMOTE_128):
+    if p.promote not in (0, PROMOTE_128):
         return ((128, 128, a),)
+    if p.groups:  # a group's scales for 256 rows at any start do not fit a copy's box
+        return (128, 192, a), (128, 128, a)
     if p.scales == ScaleLayout.GROUP and p.out == OutputType.BF16:
         return ((128, 192, b),)  # 256 x 128 spills with some versions of the compiler
     if p.scales == ScaleLayout.GROUP or not p.promote:
