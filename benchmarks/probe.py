@@ -62,10 +62,11 @@ def unseen(signature: Signature, count: int) -> Iterator[Lines]:
 def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[str, Any]:
     """Return how a fitted spec compares with the hidden one: `unlike` outputs, and differences that no list of the
     certificate has."""
+    if certificate.verdict == "open":
+        explains = certificate.spec is not None and certificate.witness is None
+        return {"outcome": "open", "explains": explains, "unlike": None, "compared": 0}
     if certificate.verdict == "refused" or certificate.spec is None:
         return {"outcome": "refused", "unlike": None, "compared": 0}
-    if certificate.verdict == "open":
-        return {"outcome": "open", "explains": certificate.witness is None, "unlike": None, "compared": 0}
     found, wanted = (dict(leaves(canonical(x))) for x in (certificate.spec, hidden))
     differ = {path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path)}
     if not differ:

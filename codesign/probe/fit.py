@@ -92,6 +92,7 @@ class Fit(SpecSearch):
         try:
             return self.search(sorted(starts, key=lambda x: x.rank)[:4])
         except Ended:
+            self.best = self.best or min(starts, key=lambda x: x.rank, default=None)
             raise
         except Refusal:
             return self.search(self.start())
