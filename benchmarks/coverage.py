@@ -34,6 +34,7 @@ from codesign.evidence.casts import path_errors as casts
 from codesign.evidence.numerics.errors import Errors, estimates, part
 from codesign.evidence.numerics.source import Job, run
 from codesign.evidence.sampling import Sampling
+from codesign.figures import markdown
 from codesign.figures.intervals import Estimate, difference
 from codesign.figures.metric import metric_named
 from codesign.figures.quantiles import beta_below
@@ -214,17 +215,16 @@ def table(record: dict[str, Any]) -> str:
         "",
         "Least and largest coverage over GEMMs, variants and ratios, in 100:",
         "",
-        "| metric | " + " | ".join(sources) + " |",
-        "|---|" + "---|" * len(sources),
     ]
+    made = []
     for metric in dict.fromkeys(r["metric"] for r in rows):
         cells = []
         for source in sources:
             found = [r["coverage"] for r in judged(record) if (r["metric"], r["tensors"]) == (metric, source)]
             cells.append(f"{100 * min(found):.0f}-{100 * max(found):.0f}" if found else "")
         if any(cells):
-            lines.append(f"| {metric} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            made.append((metric, *cells))
+    return "\n".join([*lines, markdown.table(f"metric | {' | '.join(sources)}", made)]) + "\n"
 
 
 def _about(part: dict[str, Any], rows: list[dict[str, Any]]) -> str:

@@ -20,6 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from codesign.figures import markdown
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("group-scaled-mma", "fused-tma-cast", "blackwell-nvf4")
 BEGIN, END = "<!-- evaluation times -->\n", "<!-- end of evaluation times -->\n"
@@ -85,9 +87,8 @@ def table(record: dict[str, Any]) -> str:
         f"One run, {record['date']}: {record['machine']}, commit {record['commit']}; before: {record['before']}. "
         f"Load when it began: {record['load']}. Seconds of wall time (and of CPU):",
         "",
-        "| proposal | before | after | phases after |",
-        "|---|---|---|---|",
     ]
+    made = []
     for name in dict.fromkeys(r["proposal"] for r in rows):
         of = {r["tree"]: r["phases"] for r in rows if r["proposal"] == name}
         cells = []
@@ -95,8 +96,8 @@ def table(record: dict[str, Any]) -> str:
             wall, busy = (sum(phase[i] for phase in of[tree].values()) for i in (0, 1)) if tree in of else (0, 0)
             cells.append(f"{wall:.1f} ({busy:.1f})" if tree in of else "")
         phases = ", ".join(f"{phase} {wall:.1f}" for phase, (wall, _) in of["after"].items() if wall >= 0.1)
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {phases} |")
-    return "\n".join(lines) + "\n"
+        made.append((name, *cells, phases))
+    return "\n".join([*lines, markdown.table("proposal | before | after | phases after", made)]) + "\n"
 
 
 def main() -> None:

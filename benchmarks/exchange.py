@@ -37,6 +37,7 @@ import torch
 import torch.distributed as dist
 from exchange_check import Setting, WrongExchange, check_combine, check_dispatch, choices, inputs, largest, outputs
 
+from codesign.figures import markdown
 from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, write_file
 from kernels import exchange as ep
@@ -319,8 +320,7 @@ def tables(record: dict[str, Any]) -> Iterator[str]:
     if "link" in record:
         yield f"256 MiB to each other GPU: {record['link']['gb_per_s']:.0f} GB/s."
     yield ""
-    yield "| | wire | tokens | copies | row | MB | pack | exchange | unpack | all | GB/s | NCCL blocks | codes differing | |"
-    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+    rows = []
     for row in record["rows"]:
         share, times = row.get("differing_codes"), [row[part] for part in ("pack", "exchange", "unpack", "all")]
         cells = [
@@ -334,17 +334,21 @@ def tables(record: dict[str, Any]) -> Iterator[str]:
             "" if share is None else f"{share:.1e}",
             row["wrong"] or "equal",
         ]
-        yield f"| {' | '.join(map(str, cells))} |"
+        rows.append(cells)
+    sizes, times_of = "tokens: | copies: | row: | MB:", "pack: | exchange: | unpack: | all:"
+    yield markdown.table(f" | wire | {sizes} | {times_of} | GB/s: | NCCL blocks: | codes differing: | ", rows)
     yield ""
     yield f"Beside an FP8 GEMM {' x '.join(map(str, record['gemm']))} on another stream:"
     yield ""
-    yield "| | what | alone | beside the GEMM | the GEMM alone | beside it |"
-    yield "|---|---|---:|---:|---:|---:|"
+    beside = []
     for row in record["rows"]:
         for what, o in row.get("overlap", {}).items():
-            pairs = [(o[f"{one}_alone_us"], o[f"{one}_beside_us"]) for one in ("work", "gemm")]
-            columns = [f"{alone:.1f} | {both:.1f} ({both / alone - 1:+.0%})" for alone, both in pairs]
-            yield f"| {row['way']}, {row['wire']}, {row['tokens']} tokens | {what} | {' | '.join(columns)} |"
+            line = [f"{row['way']}, {row['wire']}, {row['tokens']} tokens", what]
+            for one in ("work", "gemm"):
+                alone, both = o[f"{one}_alone_us"], o[f"{one}_beside_us"]
+                line += [f"{alone:.1f}", f"{both:.1f} ({both / alone - 1:+.0%})"]
+            beside.append(line)
+    yield markdown.table(" | what | alone: | beside the GEMM: | the GEMM alone: | beside it:", beside)
 
 
 def run(arguments: argparse.Namespace) -> int:

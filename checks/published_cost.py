@@ -31,6 +31,7 @@ from cost_curves import NEAREST, scales, unit
 
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.records import Toolchain, toolchain
+from codesign.figures import markdown
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.output_files import put, write_file
@@ -259,7 +260,7 @@ def table(record: PublishedFigures) -> str:
     """Return the figures in Markdown, one table per source."""
     lines: list[str] = []
     for source in dict.fromkeys(row.source for row in record.rows):
-        lines += ["", f"**{source}**", "", "| | theirs | ours | ours / theirs | why |", "|---|---:|---:|---:|---|"]
+        rows = []
         for row in (r for r in record.rows if r.source == source):
             high = f" to {row.ours_high:g}" if row.ours_high is not None else ""
             theirs = f"{row.theirs:g}" if row.theirs is not None else "-"
@@ -267,7 +268,8 @@ def table(record: PublishedFigures) -> str:
             if row.theirs and row.ours_high is not None:
                 ratio += f" to {row.ours_high / row.theirs:.2f}"
             kind = f" ({row.unit})" if row.unit else ""
-            lines.append(f"| {row.quantity}{kind} | {theirs} | {row.ours:g}{high} | {ratio} | {row.reason} |")
+            rows.append((f"{row.quantity}{kind}", theirs, f"{row.ours:g}{high}", ratio, row.reason))
+        lines += ["", f"**{source}**", "", markdown.table(" | theirs: | ours: | ours / theirs: | why", rows)]
     return "\n".join([*lines, ""])
 
 

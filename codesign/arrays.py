@@ -11,6 +11,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from isa_model.arguments import require
 from isa_model.cast import Cast, Quantised
 from isa_model.formats import Format, Overflow, named
 from isa_model.rounding import Rounding
@@ -123,18 +124,23 @@ def matmul(
     """
     from codesign.proposal.proposal import Proposal
     from codesign.proposal.target import instruction_of
+    from isa_model.instruction import Instruction
     from isa_model.matmul import matmul as multiply
 
     if isinstance(instruction, str | PathLike):
         instruction = instruction_of(fspath(instruction))
     elif isinstance(instruction, Proposal):
         instruction = instruction.proposed()
+    require("the instruction", instruction, Instruction, "it comes first, as a name, a Proposal or an Instruction")
     given = next((x for x in (a, b, c) if _is_tensor(x)), a)
     return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine))
 
 
 def _format(fmt: str | Format) -> Format:
-    return fmt if isinstance(fmt, Format) else named(fmt)
+    if isinstance(fmt, Format):
+        return fmt
+    require("the format", fmt, str, "it comes first, as a name such as 'e4m3' or a Format")
+    return named(fmt)
 
 
 def _cast(cast: str | Format | Cast, fields: dict[str, Any]) -> Cast:

@@ -135,9 +135,9 @@ class SideBySide(Comparison):
         return page
 
     def _repr_html_(self) -> str:
-        from codesign.report.comparison import FRONT, heading, notes
+        from codesign.report.comparison import heading, notes, title
 
-        headings = ("", *(f"{FRONT} {e.proposal}" if e.front else e.proposal for e in self.entries))
+        headings = ("", *map(title, self.entries))
         rows = [(heading(axis), *(_value(entry, axis) for entry in self.entries)) for axis in self.axes]
         return _html_table(headings, rows) + "".join(f"\n<p>{escape(note)}</p>" for note in notes(self))
 

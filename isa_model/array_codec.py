@@ -78,7 +78,9 @@ def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
     own, raw = dtype_of(fmt), code_dtype(fmt)
     if array.dtype not in (own, raw):
         names = f"{own}" if own == raw else f"{own}, or {raw} codes"
-        raise ValueError(f"{name}: an array of {fmt.name} has dtype {names}; got {array.dtype} {array.shape}")
+        raise ValueError(
+            f"{name}: an array of {fmt.name} has dtype {names}; got {array.dtype} {array.shape}; encode it first"
+        )
     codes: Codes = array.view(raw)
     if fmt.bits == fmt.storage_bits or not codes.size or not int(codes.max()) >> fmt.bits:
         return codes

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from codesign.figures.markdown import table
+
 ASKS = Path(__file__).resolve().parent / "asks.yaml"
 
 
@@ -30,8 +32,8 @@ def asks() -> list[Ask]:
 
 def asks_text() -> str:
     """Return the table of docs/asks.md, with a link to the report of each proposal."""
-    lines = ["| asked | shipped since | what our evidence says | reports |", "|---|---|---|---|"]
+    rows = []
     for row in asks():
         links = ", ".join(f"[{name}](../reports/{name}.html)" for name in row.proposals)
-        lines.append(f"| **{row.ask}** ({row.source}) | {row.shipped} | {row.says} | {links} |")
-    return "\n".join(lines)
+        rows.append((f"**{row.ask}** ({row.source})", row.shipped, row.says, links))
+    return table("asked | shipped since | what our evidence says | reports", rows)

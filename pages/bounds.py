@@ -14,14 +14,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from models import row
-
 from codesign.__main__ import run
 from codesign.commit import commit
 from codesign.evidence.bounds.derive import Bound, bound
 from codesign.evidence.bounds.formula import formulas
 from codesign.evidence.bounds.rounding_errors import of_mode
 from codesign.evidence.bounds.witness import Bench, Witness, search
+from codesign.figures.markdown import table
 from codesign.proposal.shipped import names
 from codesign.proposal.target import instruction_of
 from isa_model.instruction import Instruction
@@ -56,14 +55,13 @@ def example_text() -> str:
 
 def modes_text() -> str:
     """Return the table of the errors of one rounding, by rounding mode."""
-    lines = ["| rounding | worst | mean | spread | never outwards |", "|---|---:|---:|---:|---|"]
+    rows = []
     for mode in Rounding:
         errors = of_mode(mode, 32)
         mean = "2^-random_bits" if mode is Rounding.STOCHASTIC else f"{errors.mean:g}"
-        lines.append(
-            row(f"`{mode}`", f"{errors.worst:g}", mean, f"{errors.variance**0.5:g}", "yes" if errors.inward else "")
-        )
-    return "\n".join(lines)
+        spread = f"{errors.variance**0.5:g}"
+        rows.append((f"`{mode}`", f"{errors.worst:g}", mean, spread, "yes" if errors.inward else ""))
+    return table("rounding | worst: | mean: | spread: | never outwards", rows)
 
 
 def table_text() -> str:
@@ -77,9 +75,10 @@ def table_text() -> str:
             continue
         groups.setdefault("; ".join(formulas(bound(instruction_of(about["instruction"]), K))), []).append(about)
     lines = [
-        "| instruction | R | at K = 4096 | normal operands | input found |",
-        "|---|---|---:|---:|---:|",
-        *(_row(formula, members) for formula, members in groups.items()),
+        table(
+            "instruction | R | at K = 4096: | normal operands: | input found:",
+            (_row(formula, members) for formula, members in groups.items()),
+        ),
         "",
         f"Sums of the other {exact:,} instructions are exact: of whole numbers, or of formats too narrow to leave the window. "
         f"Inputs found: [pages/bounds.json](../pages/bounds.json), {record['date']}, commit {record['commit']}, "
@@ -105,13 +104,13 @@ def emulated_text() -> str:
     )
 
 
-def _row(formula: str, members: list[dict[str, Any]]) -> str:
+def _row(formula: str, members: list[dict[str, Any]]) -> tuple[str, ...]:
     """Return the row of instructions with one formula."""
     first = members[0]["instruction"]
     more = sum(about["names"] for about in members) - 1
     instruction = instruction_of(first)
     shares = [about["attained"] for about in members if "attained" in about]
-    return row(
+    return (
         f"`{first}`" + (f" and {more:,} more" if more else ""),
         formula,
         f"{bound(instruction, K).worst:.3g}",

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from models import one_line, row
+from models import one_line
 from typer.models import ArgumentInfo
 
 from codesign.commands.app import app
 from codesign.commands.cli import register
+from codesign.figures.markdown import table
 
 
 def commands_text() -> str:
@@ -33,9 +34,8 @@ def _section(name: str, callback: Callable[..., Any]) -> Iterator[str]:
     yield ""
     yield "\n\n".join(one_line(part) for part in inspect.cleandoc(callback.__doc__ or "").split("\n\n"))
     if parameters:
-        yield from ("", "| argument or option | value | default | meaning |", "|---|---|---|---|")
-        for usage, value, default, meaning in parameters:
-            yield row(f"`{usage.strip('[]').removesuffix('...')}`", value, default, meaning)
+        rows = ((f"`{usage.strip('[]').removesuffix('...')}`", *about) for usage, *about in parameters)
+        yield from ("", table("argument or option | value | default | meaning", rows))
 
 
 def _parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, str, str, str]]:

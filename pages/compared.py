@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from codesign.figures.markdown import table
 from isa_model.library import architectures, catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 CHIP = "kernels/records/conformance_h200.json"
 MODEL = "isa_model/catalogue/records/equivalence.json"
 RECORDINGS = "isa_model/catalogue/records/recordings.json"
+SEARCHED = "checks/search.json"
 SOURCES = {
     CHIP: ("the chip, live: NVIDIA H200", "instructions"),
     MODEL: ("the package mmasim 2.1.1", "rows"),
@@ -23,18 +25,15 @@ SOURCES = {
 
 def compared_text() -> str:
     """Return the table of sources: instructions, outputs, mismatches and the record."""
-    lines = [
-        "| compared with | instructions | outputs | mismatches | date, commit | record |",
-        "|---|---:|---:|---:|---|---|",
-    ]
+    lines = []
     for path, (what, rows) in SOURCES.items():
         record = _read(path)
         instructions = record.get("instructions", len({row["instruction"] for row in record[rows]}))
         count = len(instructions) if isinstance(instructions, list) else instructions
         link = f"[{Path(path).name}](../{path})"
-        outputs = f"{record['outputs']:,} | {record['mismatches']:,}"
-        lines.append(f"| {what} | {count:,} | {outputs} | {record['date']}, {record['commit']} | {link} |")
-    return "\n".join(lines)
+        counts = (f"{n:,}" for n in (count, record["outputs"], record["mismatches"]))
+        lines.append((what, *counts, f"{record['date']}, {record['commit']}", link))
+    return table("compared with | instructions: | outputs: | mismatches: | date, commit | record", lines)
 
 
 def architectures_text() -> str:
@@ -45,13 +44,30 @@ def architectures_text() -> str:
         outputs[path] = Counter[str]()
         for row in _read(path)[rows]:
             outputs[path][row["instruction"].split(".")[0]] += row["outputs"]
-    lines = ["| architecture | instructions | chip | mmasim | recordings |", "|---|---:|---:|---:|---:|"]
+    lines = []
     for name in architectures():
         cells = [f"{outputs[path][name]:,}" if outputs[path][name] else "" for path in SOURCES]
-        lines.append(f"| `{name}` | {named[name]:,} | {' | '.join(cells)} |")
-    lines.append(
-        f"| **all** | {sum(named.values()):,} | {' | '.join(f'{sum(outputs[p].values()):,}' for p in SOURCES)} |"
-    )
+        lines.append((f"`{name}`", f"{named[name]:,}", *cells))
+    lines.append(("**all**", *(f"{sum(count.values()):,}" for count in (named, *outputs.values()))))
+    return table("architecture | instructions: | chip: | mmasim: | recordings:", lines)
+
+
+def searched_text() -> str:
+    """Return the table of random searches: examples, comparisons by engine, and differences."""
+    rows = _read(SEARCHED)["rows"]
+    lines = ["| run | examples | compared, by engine | differences |", "|---|---:|---|---:|"]
+    total: Counter[str] = Counter()
+    for x in [*rows, None]:
+        if x:
+            total.update(x["compared"])
+        of, examples, wrong = (
+            (x["compared"], x["total"], len(x["differences"]))
+            if x
+            else (total, sum(r["total"] for r in rows), sum(len(r["differences"]) for r in rows))
+        )
+        run = f"{x['date']}, {x['commit']}; {x['machine']}" if x else "**all**"
+        engines = ", ".join(f"{name} {count:,}" for name, count in sorted(of.items()))
+        lines.append(f"| {run} | {examples:,} | {engines} | {wrong} |")
     return "\n".join(lines)
 
 

@@ -77,7 +77,8 @@ def run(command: str, folder: Path) -> tuple[str, int]:
         while part := _read(main):
             shown += part
         assert process.stderr
-        told = [line for line in process.stderr.read().decode().splitlines() if not re.search(r", \d+ s$", line)]
+        progress = re.compile(r", \d+ s(, about .* left)?$")
+        told = [line for line in process.stderr.read().decode().splitlines() if not progress.search(line)]
     os.close(main)
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
     lines = [line.rstrip() for line in (*text.splitlines(), *told)]

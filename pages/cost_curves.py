@@ -23,6 +23,7 @@ from codesign.evidence.cost.folded import measure_folded
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.records import CostRecord, toolchain
 from codesign.evidence.cost.sweep import FAMILY, PATH, CostSweep, Point, errors
+from codesign.figures.markdown import table
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Quantisation
 from isa_model.diagnostics import InputError
@@ -204,16 +205,13 @@ def steps_table(sweep: CostSweep) -> str:
     """Return the cost of FP32 scales, one change at a time, as a Markdown table."""
     steps = sweep.curve("steps")
     base = steps[0]
-    lines = [
-        "| | area | over today's | longest path | with registers | energy, quiet |",
-        "|---|---:|---:|---:|---|---:|",
-    ]
+    rows = []
     for step in steps:
         staged = f"{step.cycles} cycles, {step.register_bits:,} bits, {step.staged_area / base.staged_area:.2f}"
         path, energy = f"{step.delay_fo4:.0f} FO4", step.energy_low / base.energy_low
         ratio = step.area / base.area
-        lines.append(f"| {step.label} | {step.area:,.0f} | {ratio:.2f} | {path} | {staged} | {energy:.2f} |")
-    return "\n".join(lines)
+        rows.append((step.label, f"{step.area:,.0f}", f"{ratio:.2f}", path, staged, f"{energy:.2f}"))
+    return table(" | area: | over today's: | longest path: | with registers | energy, quiet:", rows)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from math import exp, log
 from pathlib import Path
 from statistics import median
 
+from codesign.figures.markdown import table
 from isa_model.output_files import put
 from kernels.bench.records import BenchRecord, BenchRow, load, read
 
@@ -59,8 +60,12 @@ def us(record: BenchRecord, kernel: str, who: str, shape: dict[str, int]) -> flo
     return next((row.timing.us for row in found if row.timing), None)
 
 
-def cells(*values: float | None) -> str:
-    return " | ".join("" if v is None else f"{v:.1f}" if v > 2 else f"{v:.2f}" for v in values)
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value > 2 else f"{value:.2f}"
+
+
+def named(shape: dict[str, int]) -> str:
+    return ", ".join(map(str, shape.values()))
 
 
 def ratio(a: float | None, b: float | None) -> float | None:
@@ -80,8 +85,7 @@ def fprop(record: BenchRecord) -> Iterator[str]:
     """Yield the forward GEMMs beside peers and ceiling, microseconds, with geometric means per number of tokens."""
     yield heading(record, "gemm.fprop")
     yield ""
-    yield "| m, n, k | bf16 | native | cuBLASLt | DeepGEMM | ours | twin | DeepGEMM / ours | native / ours |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    rows = []
     for m in sorted({shape["m"] for shape in shapes(record, "gemm.fprop")}):
         of_peer, of_native = [], []
         for shape in [s for s in shapes(record, "gemm.fprop") if s["m"] == m]:
@@ -90,9 +94,10 @@ def fprop(record: BenchRecord) -> Iterator[str]:
             others = [us(record, "gemm.fprop", who, shape) for who in (BLOCK_WISE, DEEP_GEMM, "ours", "twin")]
             of_peer.append(ratio(others[1], others[2]))
             of_native.append(ratio(native, others[2]))
-            name = ", ".join(map(str, shape.values()))
-            yield f"| {name} | {cells(bf16, native, *others, of_peer[-1], of_native[-1])} |"
-        yield f"| **{m}, geometric mean** | | | | | | | {cells(geomean(of_peer), geomean(of_native))} |"
+            rows.append([named(shape), *map(cell, (bf16, native, *others, of_peer[-1], of_native[-1]))])
+        rows.append([f"**{m}, geometric mean**", *[""] * 6, cell(geomean(of_peer)), cell(geomean(of_native))])
+    peers = "bf16: | native: | cuBLASLt: | DeepGEMM: | ours: | twin: | DeepGEMM / ours: | native / ours:"
+    yield table(f"m, n, k | {peers}", rows)
     yield ""
     yield from beside(record)
 
@@ -105,14 +110,14 @@ def beside(record: BenchRecord) -> Iterator[str]:
         for peer in record.find("gemm.fprop", None, DEEP_GEMM, row.shape):
             if peer.sustained and row.sustained:
                 ratios.setdefault(row.shape["m"], []).append(peer.sustained.us / row.sustained.us)
-    said = ", ".join(f"{cells(geomean(values))} at {m} tokens" for m, values in sorted(ratios.items()))
+    said = ", ".join(f"{cell(geomean(values))} at {m} tokens" for m, values in sorted(ratios.items()))
     host = sorted(row.timing.host_us for row in ours if row.timing)
     over = sum(time > 15 for time in host)
     yield f"DeepGEMM / ours, sustained under the power limit, geometric means: {said}."
     fastest = {
         m: geomean([_fastest_native(record, row) for row in ours if row.shape["m"] == m]) for m in sorted(ratios)
     }
-    said = ", ".join(f"{cells(value)} at {m} tokens" for m, value in fastest.items())
+    said = ", ".join(f"{cell(value)} at {m} tokens" for m, value in fastest.items())
     yield f"Fastest native GEMM (torch with a scale per tensor or per row, or ours) / ours: {said}."
     yield f"Host time of a call of ours with tensors that it has seen before: {host[0]:.0f} to {host[-1]:.0f} us, median"
     yield f"{median(host):.0f} us; over 15 us at {over} of {len(host)} shapes."
@@ -128,40 +133,39 @@ def backward(record: BenchRecord) -> Iterator[str]:
     """Yield dgrad and wgrad beside cuBLASLt."""
     yield heading(record, "gemm.dgrad")
     yield ""
-    yield "| | m, n, k | native | cuBLASLt | ours | overwriting | twin | cuBLASLt / ours |"
-    yield "|---|---|---:|---:|---:|---:|---:|---:|"
+    rows = []
     for kernel in ("gemm.dgrad", "gemm.wgrad"):
         for shape in shapes(record, kernel):
             native = us(record, "gemm.native", TENSOR_WISE, shape)
             peer, ours, anew, twin = (us(record, kernel, w, shape) for w in (BLOCK_WISE, "ours", "ours-anew", "twin"))
-            name = ", ".join(map(str, shape.values()))
-            yield f"| {kernel[5:]} | {name} | {cells(native, peer, ours, anew, twin, ratio(peer, anew or ours))} |"
+            times = (native, peer, ours, anew, twin, ratio(peer, anew or ours))
+            rows.append([kernel[5:], named(shape), *map(cell, times)])
+    yield table(" | m, n, k | native: | cuBLASLt: | ours: | overwriting: | twin: | cuBLASLt / ours:", rows)
 
 
 def experts(record: BenchRecord) -> Iterator[str]:
     """Yield the grouped GEMMs in both layouts."""
     yield heading(record, "gemm.grouped-masked")
     yield ""
-    yield "| groups, m, n, k | contiguous | TFLOP/s | twin | masked | TFLOP/s | twin |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    rows = []
     for row in record.find("gemm.grouped-contiguous", "ours", "ours"):
         (masked,) = record.find("gemm.grouped-masked", "ours", shape=row.shape)
         said = []
         for r in (row, masked):
             rate = f"{r.tflops:.0f}" if r.tflops else ""
-            said += [cells(us(record, r.kernel, "ours", r.shape)), rate, cells(us(record, r.kernel, "twin", r.shape))]
-        yield f"| {', '.join(map(str, row.shape.values()))} | {' | '.join(said)} |"
+            said += [cell(us(record, r.kernel, "ours", r.shape)), rate, cell(us(record, r.kernel, "twin", r.shape))]
+        rows.append([named(row.shape), *said])
+    yield table("groups, m, n, k | contiguous: | TFLOP/s: | twin: | masked: | TFLOP/s: | twin:", rows)
 
 
 def intervals(record: BenchRecord) -> Iterator[str]:
     """Yield the native GEMMs by promotion interval."""
     rows = [row for row in record.find("gemm.native", "ours") if row.implementation == "ours-promoted-32"]
-    yield "| m, n, k | never | every 512 | 256 | 128 | 64 | 32 |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    found = []
     for shape in [row.shape for row in rows]:
         times = [_native(record, f"ours{suffix}", shape) for suffix in INTERVALS]
-        said = [f"{t:.1f} ({times[0] / t:.2f})" if t and times[0] else "" for t in times]
-        yield f"| {', '.join(map(str, shape.values()))} | {' | '.join(said)} |"
+        found.append([named(shape), *(f"{t:.1f} ({times[0] / t:.2f})" if t and times[0] else "" for t in times)])
+    yield table("m, n, k | never: | every 512: | 256: | 128: | 64: | 32:", found)
 
 
 def _native(record: BenchRecord, implementation: str, shape: dict[str, int]) -> float | None:
@@ -173,9 +177,8 @@ def casts(record: BenchRecord) -> Iterator[str]:
     large = sorted({row.shape["k"] for row in record.find("quantise.both", "ours")})
     yield heading(record, "quantise.both")
     yield ""
-    titles = " | ".join(f"4096 x {k}, us | GB/s | of copy | twin" for k in large)
-    yield f"| | {titles} |"
-    yield "|---|" + "---:|" * 4 * len(large)
+    titles = "".join(f" | 4096 x {k}, us: | GB/s: | of copy: | twin:" for k in large)
+    lines = []
     rows = [row for row in record.cases if row.kernel.startswith("quantise.") and row.variant == "ours"]
     for kernel, implementation in dict.fromkeys((r.kernel, r.implementation) for r in rows):
         said = []
@@ -183,24 +186,20 @@ def casts(record: BenchRecord) -> Iterator[str]:
             found = [r for r in record.find(kernel, "ours", implementation) if r.shape == {"m": 4096, "k": k}]
             said += _cast(record, found[0]) if found else [""] * 4
         scales = ", powers of two" if implementation.endswith("power-of-2") else ""
-        yield f"| {kernel.removeprefix('quantise.')}{scales} | {' | '.join(said)} |"
+        lines.append([f"{kernel.removeprefix('quantise.')}{scales}", *said])
+    yield table(titles, lines)
 
 
 def _cast(record: BenchRecord, row: BenchRow) -> list[str]:
     assert row.timing
     copy = record.bounds(row)["copy"] / row.timing.us
     share = f"{copy:.2f}" if copy >= 0.85 else f"**{copy:.2f}**"
-    return [f"{row.timing.us:.1f}", f"{row.gbps:.0f}", share, cells(us(record, row.kernel, "twin", row.shape))]
+    return [f"{row.timing.us:.1f}", f"{row.gbps:.0f}", share, cell(us(record, row.kernel, "twin", row.shape))]
 
 
 def steps(record: BenchRecord, ablations: Sequence[Ablation | CastAblation]) -> str:
     """Return a table with a line per ablation and shape: time without and with the optimisation, and the gain."""
-    lines = [
-        f"{record.gpu}, {record.date}, commit {record.commit} ([record](../kernels/records/{record.name}.json)).",
-        "",
-        "| optimisation | at | without | with | gain |",
-        "|---|---|---:|---:|---:|",
-    ]
+    lines = []
     for step in ablations:
         cast = isinstance(step, CastAblation)
         for row in record.find(implementation=step.name):
@@ -210,9 +209,12 @@ def steps(record: BenchRecord, ablations: Sequence[Ablation | CastAblation]) -> 
             if row.timing and ours.timing:
                 at = f"{row.kernel.split('.')[1]} " * cast + " x ".join(map(str, row.shape.values()))
                 before, after = row.timing.us, ours.timing.us
-                figures = f"{before:.1f} | {after:.1f} | {before / after - 1:+.1%}"
-                lines.append(f"| {step.description} | {at} | {figures} |")
-    return "\n".join(lines)
+                figures = (f"{before:.1f}", f"{after:.1f}", f"{before / after - 1:+.1%}")
+                lines.append((step.description, at, *figures))
+    return (
+        f"{record.gpu}, {record.date}, commit {record.commit} ([record](../kernels/records/{record.name}.json)).\n\n"
+        + table("optimisation | at | without: | with: | gain:", lines)
+    )
 
 
 def step_tables(path: Path = STEPS_RECORD) -> dict[tuple[str, str], str]:
@@ -226,9 +228,9 @@ def main() -> None:
     if sys.argv[1:]:
         print("\n\n".join(step_tables(Path(sys.argv[1])).values()))
         return
-    for (page, name), table in (tables(newest()) | step_tables()).items():
-        put(DOCS / f"{page}.md", name, table)
-        print(table, end="\n\n")
+    for (page, name), text in (tables(newest()) | step_tables()).items():
+        put(DOCS / f"{page}.md", name, text)
+        print(text, end="\n\n")
 
 
 if __name__ == "__main__":

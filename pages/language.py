@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from models import Reference, block, flow, heading, one_line
 
+from codesign.figures.markdown import table
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
@@ -142,32 +143,27 @@ def pages_text() -> str:
 
 def formats_table() -> str:
     """Return the table of the formats that have a name."""
-    lines = [
-        "| format | bits | sign, exponent, mantissa | bias | smallest, largest | infinity | NaN |",
-        "|---|---:|---|---:|---|---|---|",
-    ]
+    rows: list[tuple[object, ...]] = []
     for fmt in FORMATS.values():
         if fmt.kind == "table":
             ends = f"{2.0**fmt.min_exponent:.4g}, {largest_finite(fmt):.4g}"
             special = ["yes" if name in fmt.values else "no" for name in ("infinity", "nan")]
-            lines.append(f"| `{fmt.name}` | {fmt.bits} | table | | {ends} | {' | '.join(special)} |")
+            rows.append((f"`{fmt.name}`", fmt.bits, "table", "", ends, *special))
             continue
         if fmt.kind == "integer":
             top = fmt.max_finite_magnitude
             low = -(1 << fmt.mantissa_bits - 1) if fmt.signed else 0
-            lines.append(
-                f"| `{fmt.name}` | {fmt.bits} | {'two’s complement' if fmt.signed else 'unsigned'} | | {low}, {top} | | |"
-            )
+            sign = "two’s complement" if fmt.signed else "unsigned"
+            rows.append((f"`{fmt.name}`", fmt.bits, sign, "", f"{low}, {top}", "", ""))
             continue
         smallest = 2.0**fmt.min_lsb_exponent
         significand = fmt.max_finite_magnitude & ((1 << fmt.mantissa_bits) - 1)
         largest = (1 + significand / 2**fmt.mantissa_bits) * 2.0**fmt.max_exponent
         parts = f"{int(fmt.signed)}, {fmt.exponent_bits}, {fmt.mantissa_bits}"
         infinity, nan = "yes" if fmt.infinity else "no", "no" if fmt.nan == "none" else fmt.nan
-        lines.append(
-            f"| `{fmt.name}` | {fmt.bits} | {parts} | {fmt.bias} | {smallest:.4g}, {largest:.4g} | {infinity} | {nan} |"
-        )
-    return "\n".join(lines)
+        ends = f"{smallest:.4g}, {largest:.4g}"
+        rows.append((f"`{fmt.name}`", fmt.bits, parts, fmt.bias, ends, infinity, nan))
+    return table("format | bits: | sign, exponent, mantissa | bias: | smallest, largest | infinity | NaN", rows)
 
 
 def _base() -> Iterator[str]:

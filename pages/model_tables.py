@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models import row
-
 from codesign.evidence.model.estimates import estimates
 from codesign.evidence.model.questions import questions
 from codesign.evidence.model.records import FOLDER, ModelRecord, numerics_of, read
+from codesign.figures.markdown import table
 
 RECORD = "smollm2-135m-h200.json"
 SHOWN = {
@@ -19,24 +18,19 @@ SHOWN = {
     "left out": "A part left out: exact sums, and with them activations or weights in BF16",
     "layers": "One kind of Linear alone",
 }
+HEAD = "numerics | perplexity over BF16's: | divergence, nats: | changed predictions:"
 METRICS = ("perplexity_ratio", "kl", "flip_rate")
 
 
 def answers_text() -> str:
     """Return a table for each question."""
-    return "\n".join(_lines(read(FOLDER / RECORD)))
+    return "\n\n".join(_tables(read(FOLDER / RECORD)))
 
 
-def _lines(record: ModelRecord) -> Iterator[str]:
+def _tables(record: ModelRecord) -> Iterator[str]:
     rows = [r for r in questions() if ".layers." not in r.only]
-    for number, (question, title) in enumerate(SHOWN.items()):
-        yield from ([""] if number else [])
-        yield from (
-            f"**{title}**",
-            "",
-            "| numerics | perplexity over BF16's | divergence, nats | changed predictions |",
-        )
-        yield "|---|---:|---:|---:|"
+    for question, title in SHOWN.items():
+        lines = []
         for r in rows:
             run = record.find(numerics_of(r.recipe, r.attention), r.only)
             if r.question != question or run is None:
@@ -48,4 +42,5 @@ def _lines(record: ModelRecord) -> Iterator[str]:
                 mine = made[f"model.{metric}"]
                 low, high = mine.interval(0.95) or (0.0, 0.0)
                 cells.append(f"{mine.value:.4f} [{low:.4f}, {high:.4f}]")
-            yield row(name, *cells)
+            lines.append((name, *cells))
+        yield f"**{title}**\n\n{table(HEAD, lines)}"

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from codesign.figures.markdown import table
+
 Node = dict[str, Any]
 
 
@@ -79,13 +81,13 @@ class Reference:
             return "required"
         return as_yaml(self.fields(model)[field].get("default"))
 
-    def table(self, model: str) -> list[str]:
+    def table(self, model: str) -> str:
         """Return the table of a model's fields."""
-        lines = ["| field | values | default | meaning |", "|---|---|---|---|"]
-        for field, node in self.fields(model).items():
-            meaning = one_line(node.get("description", ""))
-            lines.append(row(f"`{field}`", self.values(node), self.default(model, field), meaning))
-        return lines
+        rows = (
+            (f"`{field}`", self.values(node), self.default(model, field), one_line(node.get("description", "")))
+            for field, node in self.fields(model).items()
+        )
+        return table("field | values | default | meaning", rows)
 
 
 def as_yaml(value: Any) -> str:
@@ -139,11 +141,6 @@ def one_line(text: str) -> str:
 def paragraphs(text: str) -> str:
     """Return a description with one line a paragraph."""
     return "\n\n".join(one_line(part) for part in text.split("\n\n"))
-
-
-def row(*cells: str) -> str:
-    """Return a row of a Markdown table, its cells escaped."""
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('<', '&lt;') for cell in cells)} |"
 
 
 def _bounds(node: Node) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from codesign.figures.markdown import table
+
 RECORD = "benchmarks/records/probe.json"
 KINDS = {
     "catalogue": "instructions of the catalogue, one of each kind of sums",
@@ -24,8 +26,9 @@ def outcome(row: dict[str, Any]) -> str:
 def probed_text() -> str:
     """Return a row for each kind of box: how many, what was found, questions and seconds of processor time."""
     record = json.loads((Path(__file__).resolve().parent.parent / RECORD).read_text())
-    heads = ["boxes", "number", *OUTCOMES, "outputs compared", "questions (median)", "seconds (median)"]
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    outcomes = ": | ".join(OUTCOMES)
+    head = f"boxes | number: | {outcomes}: | outputs compared: | questions (median): | seconds (median):"
+    made = []
     for kind, about in KINDS.items():
         rows: list[dict[str, Any]] = [row for row in record["rows"] if row["kind"] == kind]
         if not rows:
@@ -33,8 +36,9 @@ def probed_text() -> str:
         counts = [sum(outcome(row) == each for row in rows) for each in OUTCOMES]
         middles = [f"{median(found):,.0f}" if (found := [r[n] for r in rows if n in r]) else "" for n in COUNTED]
         outputs = f"{min(found):,}" if (found := [row["outputs"] for row in rows if "outputs" in row]) else ""
-        lines.append(f"| {about} | " + " | ".join(map(str, [len(rows), *counts, outputs, *middles])) + " |")
-    lines += [
+        made.append([about, len(rows), *counts, outputs, *middles])
+    lines = [
+        table(head, made),
         "",
         f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
     ]
@@ -58,15 +62,15 @@ def live_text() -> str:
     """Return what a live probe found: instructions by their operands, and the sums of the library's GEMM."""
     record = json.loads((Path(__file__).resolve().parent.parent / LIVE).read_text())
     instructions = [row for row in record["rows"] if row["name"].startswith("hopper.")]
-    lines = ["| operands | instructions | same spec | same bits | refused | wrong |", "|---|---:|---:|---:|---:|---:|"]
+    made = []
     for operands, names in LIVE_KINDS.items():
         rows = [row for row in instructions if row["name"].replace(".sp.", ".").split(".")[4] in names]
         found = [row for row in rows if row["verdict"] not in ("open", "refused")]
         same = sum(row["same_spec_as_catalogue"] for row in found)
         wrong = sum(row["unlike_catalogue"] > 0 for row in found)
-        counts = (len(rows), same, len(found) - same - wrong, len(rows) - len(found), wrong)
-        lines.append(f"| {operands} | " + " | ".join(map(str, counts)) + " |")
-    lines += [
+        made.append((operands, len(rows), same, len(found) - same - wrong, len(rows) - len(found), wrong))
+    lines = [
+        table("operands | instructions: | same spec: | same bits: | refused: | wrong:", made),
         "",
         f"{record['gpu']}, {record['date']}, commit {record['commit']}: [record](../{LIVE}). As a whole GEMM:",
         "",

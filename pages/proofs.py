@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from codesign.evidence.cost.proof.proof_record import shipped
+from codesign.figures.markdown import table
 
 
 def proofs_text() -> str:
     """Return a row for each proved design."""
-    lines = ["| unit | RTL | mapped netlist | theorems, places | seconds |", "|---|---|---|---:|---:|"]
+    rows = []
     for r in shipped():
         rtl = r.model_copy(update={"mapped": None}).words
         mapped = f"{r.mapped.status} in {r.mapped.seconds:.0f} s" if r.mapped else "tested on vectors"
         counts = f"{sum(b.theorems for b in r.blocks)}, {sum(b.places for b in r.blocks)}"
-        lines.append(f"| {r.name} | {rtl} | {mapped} | {counts} | {r.seconds:.0f} |")
+        rows.append((r.name, rtl, mapped, counts, f"{r.seconds:.0f}"))
     solvers = {r.versions["bitwuzla"] for r in shipped()}
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Bitwuzla {', '.join(sorted(solvers))}, on two cores that up to 30 other processes shared: times are upper "
-            "bounds.",
-        ]
+    return (
+        table("unit | RTL | mapped netlist | theorems, places: | seconds:", rows)
+        + f"\n\nBitwuzla {', '.join(sorted(solvers))}, on two cores that up to 30 other processes shared: times are upper "
+        "bounds."
     )

@@ -6,23 +6,25 @@ Each stands between marks, `<!-- NAME: begin -->` and `<!-- NAME: end -->`; what
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bounds
 import language
+import readers
 import units
 from asks import asks_text
 from blamed import blamed_text
 from commands import commands_text
-from compared import architectures_text, compared_text
+from compared import architectures_text, compared_text, searched_text
 from model_tables import answers_text
-from models import Reference, heading, one_line, row
+from models import Reference, heading, one_line
 from probed import live_text, probed_text
 from proofs import proofs_text
 
+from codesign.figures.markdown import table
 from codesign.figures.metric import metrics
 from codesign.proposal.proposal import Proposal
 from isa_model.output_files import put
@@ -37,39 +39,31 @@ def proposal_text() -> str:
     reference = Reference(Proposal, elsewhere={"Format": "language.md"})
     lines: list[str] = []
     for model in reference.described():
-        lines += ["", heading(model), "", reference.about(model), "", *reference.table(model)]
+        lines += ["", heading(model), "", reference.about(model), "", reference.table(model)]
     return "\n".join(lines[1:])
 
 
 def metrics_text() -> str:
     """Return a table of metrics for each kind of evidence."""
-    return "\n".join(_metrics())
-
-
-def _metrics() -> Iterator[str]:
-    kind = ""
+    kinds: dict[str, list[tuple[str, ...]]] = {}
     for metric in metrics().values():
-        family, name = metric.name.split(".")
-        if family != kind:
-            yield from ([""] if kind else [])
-            kind = family
-            yield from (f"## {kind}", "", "| metric | unit | better | compared by | figures of | meaning |")
-            yield "|---|---|---|---|---|---|"
-        compared, of = COMPARED[metric.comparison], ", ".join(metric.variants)
-        if metric.of_layer:
-            of += "; of a layer's step"
-        meaning = one_line(metric.description)
-        yield row(f"`{kind}.{name}`", metric.unit, BETTER[metric.better], compared, of, meaning)
+        of = ", ".join(metric.variants) + ("; of a layer's step" if metric.of_layer else "")
+        about = (metric.unit, BETTER[metric.better], COMPARED[metric.comparison], of, one_line(metric.description))
+        kinds.setdefault(metric.name.split(".")[0], []).append((f"`{metric.name}`", *about))
+    head = "metric | unit | better | compared by | figures of | meaning"
+    return "\n\n".join(f"## {kind}\n\n{table(head, rows)}" for kind, rows in kinds.items())
 
 
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("language", "fields"): language.pages_text,
     ("language", "formats"): language.formats_table,
+    ("language", "readers"): readers.readers_text,
     ("proposals", "fields"): proposal_text,
     ("metrics", "metrics"): metrics_text,
     ("commands", "commands"): commands_text,
     ("conformance", "compared"): compared_text,
     ("conformance", "architectures"): architectures_text,
+    ("conformance", "searched"): searched_text,
     ("cost", "model"): units.model_text,
     ("cost", "units"): units.units_text,
     ("cost", "libraries"): units.libraries_text,

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import FileSystemLoader
@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from asks import asks
 
 import codesign.report
-from codesign.figures.escape import literal
-from codesign.figures.figure import Figure
+from codesign.figures.escape import Markdown, literal
+from codesign.figures.markdown import table
+from codesign.figures.words import figures_of
+from codesign.report.rules import worst_of
 from codesign.report.tables import number
 from codesign.report.write import environment
 from codesign.verdicts.evaluate import Result
@@ -46,6 +48,10 @@ COMPARED = {
 }
 
 
+LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
+"""Links of asks.yaml, which are relative to docs/."""
+
+
 def run(*arguments: str) -> None:
     """Run a command of codesign. Exit code 1, a refuted claim, is not a failure."""
     result = subprocess.run([sys.executable, "-m", "codesign", *arguments], cwd=ROOT, check=False)
@@ -64,7 +70,7 @@ def finding(result: Result) -> str:
 
 def _clauses(result: Result) -> Iterator[str]:
     total, sums = (
-        {v: _worst(result, f"numerics.{metric}", v) for v in ("software", "proposal")}
+        {v: worst_of(result, f"numerics.{metric}", v) for v in ("software", "proposal")}
         for metric in ("total_error", "relative_frobenius")
     )
     if all(total.values()):
@@ -81,7 +87,7 @@ def _clauses(result: Result) -> Iterator[str]:
         ("cost.area_ratio", "area of a dot-product unit x{}"),
         ("timing.step_speedup", "Linears of a layer's step x{} as fast"),
     ):
-        own = [f for f in result.figures if (f.metric, f.variant, f.at) == (metric, "proposal", None)]
+        own = figures_of(result.figures, metric)
         if own:
             ends = sorted(number(f.value) for f in own)
             yield text.format(ends[0] if ends[0] == ends[-1] else f"{ends[0]} to {ends[-1]}")
@@ -92,11 +98,6 @@ def _clauses(result: Result) -> Iterator[str]:
         )
         if old and new and abs(new / old - 1) >= 0.005:
             yield f"{abs(new / old - 1):.0%} {'more' if new > old else 'fewer'} {text} in a layer's step"
-
-
-def _worst(result: Result, metric: str, variant: str) -> Figure | None:
-    own = [f for f in result.figures if (f.metric, f.variant, f.at) == (metric, variant, None)]
-    return max(own, key=lambda f: float("inf") if f.value is None else f.value, default=None)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Asked:
     ask: str
     source: str
     shipped: str
+    says: str
+    """Conclusion from the evidence, in Markdown."""
     found: tuple[Found, ...]
 
 
@@ -122,9 +125,14 @@ def asked(folder: Path = MADE, page: Path = REPORTS / "README.md") -> list[Asked
     """Return the rows of the index: findings from the results in `folder`; of one that is not there, its finding of before."""
     before = page.read_text(encoding="utf-8") if page.exists() else ""
     return [
-        Asked(row.ask, row.source, row.shipped, tuple(_found(row.proposals, folder, before)))
+        Asked(
+            row.ask,
+            row.source,
+            row.shipped,
+            LINK.sub(r"[\1](../docs/\2)", row.says),
+            tuple(_found(row.proposals, folder, before)),
+        )
         for row in asks()
-        if row.proposals
     ]
 
 
@@ -148,10 +156,13 @@ def index(rows: Sequence[Asked]) -> str:
         "",
     ]
     lines += [f"- [{title}]({name}.html)" for name, title in compared_pages()]
-    lines += ["", "| asked for | shipped since | what our evidence says |", "|---|---|---|"]
+    made = []
     for row in rows:
-        said = "<br>".join(f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
-        lines.append(f"| **{literal(row.ask)}**<br>{literal(row.source)} | {literal(row.shipped)} | {said} |")
+        reports = (f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
+        said = "<br>".join([row.says, *reports])
+        ask = f"**{literal(row.ask)}**<br>{literal(row.source)}"
+        made.append((Markdown(ask), literal(row.shipped), Markdown(said)))
+    lines += ["", table("asked for | shipped since | what our evidence says", made)]
     return "\n".join(lines) + "\n"
 
 
@@ -159,7 +170,8 @@ def index_page(rows: Sequence[Asked]) -> str:
     """Return the same index as a page."""
     made = environment(html=True)
     made.loader = FileSystemLoader([HERE, Path(codesign.report.__file__).parent])
-    return str(made.get_template("index.html.j2").render(rows=rows, compared=list(compared_pages())))
+    shown = [replace(row, says=LINK.sub(r"\1", row.says)) for row in rows]
+    return str(made.get_template("index.html.j2").render(rows=shown, compared=list(compared_pages())))
 
 
 def compared_pages() -> Iterator[tuple[str, str]]:

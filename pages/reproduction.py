@@ -21,6 +21,7 @@ import numpy as np
 from codesign.evidence.numerics.errors import bf16_ulp, errors_of, estimates
 from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.traffic.count import Flow, Scheme, TrafficAssumptions, moves
+from codesign.figures.markdown import table
 from codesign.proposal.proposal import Quantisation
 from codesign.workloads.gemms import Gemm, Model, gemms, models
 from codesign.workloads.tensors import draw, recorded
@@ -52,9 +53,7 @@ def page() -> str:
         "Written by `python pages/reproduction.py --write`, which computes every figure in the column *ours*. DSV3 is",
         'the DeepSeek-V3 technical report (arXiv 2412.19437), ISCA "Insights into DeepSeek-V3" (arXiv 2505.09343).',
         "",
-        "| figure | source | reported | ours | agrees | where to see it |",
-        "|---|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows()),
+        table("figure | source | reported | ours | agrees | where to see it", rows()),
         "",
         '## The "2 %"',
         "",
@@ -63,12 +62,9 @@ def page() -> str:
         f"{SIZE} x {SIZE} outputs, K = 4096 ({LINES} rows of each of {SIZE // LINES}",
         "tensors; a quarter of the rows of `outliers` are its rare tokens):",
         "",
-        "| distribution | max error / max value | error of 95 % of outputs / RMS value | relative Frobenius | "
-        "median of error / value | max of error / value, values over a tenth of the largest | max of error / value |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-        *(
-            f"| {name} | {' | '.join(two_percent(name))} |"
-            for name in ("normal", "uniform", "offset-normal", "swiglu", "outliers")
+        table(
+            f"distribution | {': | '.join(READINGS.values())}:",
+            ((name, *two_percent(name)) for name in ("normal", "uniform", "offset-normal", "swiglu", "outliers")),
         ),
         "",
         "A maximum grows with the number of outputs, so claims are on the 95th percentile of the error.",
@@ -88,6 +84,17 @@ def page() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+READINGS = {
+    "largest": "max error / max value",
+    "p95": "error of 95 % of outputs / RMS value",
+    "frobenius": "relative Frobenius",
+    "median": "median of error / value",
+    "not near zero": "max of error / value, values over a tenth of the largest",
+    "elementwise": "max of error / value",
+}
+"""Metrics that the report's 2 % could mean, by their keys in `_errors`."""
 
 
 def rows() -> Iterator[tuple[str, ...]]:
@@ -313,7 +320,7 @@ def _bytes() -> Iterator[tuple[str, ...]]:
 def two_percent(source: str) -> tuple[str, ...]:
     """Return the error of native Hopper FP8 at K = 4096 by each metric that the report could mean."""
     found = _errors(source)
-    return tuple(f"{found[m]:.2%}" for m in ("largest", "p95", "frobenius", "median", "not near zero", "elementwise"))
+    return tuple(f"{found[metric]:.2%}" for metric in READINGS)
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.figures.markdown import table
 from codesign.workloads.gemms import Role, gemms
 from codesign.workloads.tensor_file import read
 from codesign.workloads.tensors import CAPTURED, SOURCES, draw
@@ -67,7 +68,7 @@ def _top(energy: NDArray[np.float64]) -> float:
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
-HEADINGS = ("tensor", "shape", "kurtosis", "largest / RMS", "top 1 % channels", "top 1 % tokens")
+HEAD = "tensor | shape: | kurtosis: | largest / RMS: | top 1 % channels: | top 1 % tokens:"
 
 
 def synthetic() -> Iterator[tuple[str, Statistics]]:
@@ -93,24 +94,19 @@ def captured() -> Iterator[tuple[str, Statistics, int | None]]:
 
 def synthetic_table() -> str:
     """Return the table of synthetic sources in Markdown."""
-    return _table(HEADINGS, [_row(label, found) for label, found in synthetic()])
+    return table(HEAD, (_row(label, found) for label, found in synthetic()))
 
 
 def captured_table() -> str:
     """Return the table of captured tiles in Markdown."""
-    rows = [(*_row(label, found), "" if values is None else str(values)) for label, found, values in captured()]
-    return _table((*HEADINGS, "values in a block of 32"), rows)
+    rows = [(*_row(label, found), values) for label, found, values in captured()]
+    return table(f"{HEAD} | values in a block of 32:", rows)
 
 
 def _row(label: str, found: Statistics) -> tuple[str, ...]:
     rows, columns = found.shape
     shares = (f"{100 * share:.1f} %" for share in (found.top_channels, found.top_tokens))
     return (label, f"{rows} x {columns}", f"{found.kurtosis:.3g}", f"{found.peak:.3g}", *shares)
-
-
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [headings, ("---", *["---:"] * (len(headings) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import fsum
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from codesign.evidence.timing.model import LARGE
 from codesign.evidence.timing.ratio_errors import FILE as RATIOS
 from codesign.evidence.timing.ratio_errors import Ratio, RatioErrors, ends_of_chips, ends_of_model
 from codesign.evidence.timing.ratio_errors import held as inside_of
-from codesign.evidence.timing.records import FOLDER, Fit
+from codesign.evidence.timing.records import FOLDER, Error, Fit
+from codesign.figures.markdown import table
 from isa_model.checkout import commit_of
 from isa_model.output_files import put
 from kernels.bench.records import save
@@ -46,9 +47,9 @@ def main() -> None:
     save(ratios, RATIOS)
     for fit in fits:
         save(fit, FOLDER / f"{'-'.join(fit.gpu.lower().split())}.json")
-    for name, table in tables(fits, ratios).items():
-        print(table, end="\n\n")
-        put(PAGE, name, table)
+    for name, text in tables(fits, ratios).items():
+        print(text, end="\n\n")
+        put(PAGE, name, text)
     put(PAGE, "step", step())
 
 
@@ -63,16 +64,14 @@ def tables(fits: Sequence[Fit], ratios: RatioErrors) -> dict[str, str]:
     """Return the tables of the fits, the newest first, and of ratios, by the name of their markers."""
     return {
         "errors": "\n\n".join("\n".join(_errors(f)) for f in fits),
-        "ratios": "\n".join(_ratios(ratios.rows)),
-        "constants": "\n".join(_constants(fits)),
+        "ratios": _ratios(ratios.rows),
+        "constants": _constants(fits),
     }
 
 
-def _ratios(rows: Sequence[Ratio]) -> Iterator[str]:
-    """Yield the errors of ratios, a line per pair of kernels, and how many rows their intervals hold."""
-    ends = "truth over modelled | another chip's over measured"
-    yield f"| pair of kernels | rows | Linears | mean | bias | worst | {ends} | held |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+def _ratios(rows: Sequence[Ratio]) -> str:
+    """Return the errors of ratios, a line per pair of kernels, and how many rows their intervals hold."""
+    lines: list[tuple[object, ...]] = []
     whole: list[bool] = []
     for name in dict.fromkeys(r.pair for r in rows):
         found = [r for r in rows if r.pair == name]
@@ -80,12 +79,18 @@ def _ratios(rows: Sequence[Ratio]) -> Iterator[str]:
         factors = [f"{low:.3f} to {high:.3f}" for low, high in (ends_of_model(found), ends_of_chips(found))]
         inside = inside_of(found)
         whole += inside
-        yield (
-            f"| {name} | {len(found)} | {len({r.linear for r in found})} | {fsum(map(abs, off)) / len(off):.1%} "
-            f"| {fsum(off) / len(off):+.1%} | {max(off, key=abs):+.1%} | {' | '.join(factors)} "
-            f"| {sum(inside)} of {len(inside)} |"
-        )
-    yield f"| all | {len(rows)} | | | | | | | {sum(whole)} of {len(whole)} ({sum(whole) / len(whole):.0%}) |"
+        shares = (f"{fsum(map(abs, off)) / len(off):.1%}", f"{fsum(off) / len(off):+.1%}", f"{max(off, key=abs):+.1%}")
+        counts = (len(found), len({r.linear for r in found}))
+        lines.append((name, *counts, *shares, *factors, f"{sum(inside)} of {len(inside)}"))
+    lines.append(("all", len(rows), *[""] * 6, f"{sum(whole)} of {len(whole)} ({sum(whole) / len(whole):.0%})"))
+    ends = "truth over modelled: | another chip's over measured:"
+    return table(f"pair of kernels | rows: | Linears: | mean: | bias: | worst: | {ends} | held:", lines)
+
+
+def errors_table(errors: Iterable[Error]) -> str:
+    """Return the table of errors of the timing model, a row per kernel."""
+    rows = ((e.kernel, e.rows, f"{e.mean:.1%}", f"{e.bias:+.1%}", f"{e.worst:+.1%}", e.worst_at) for e in errors)
+    return table("kernel | rows: | mean: | bias: | worst: | at", rows)
 
 
 def _errors(fit: Fit) -> Iterator[str]:
@@ -96,17 +101,13 @@ def _errors(fit: Fit) -> Iterator[str]:
         f"{r.stream:.3f} (casts); those found on other Linears hold {held} of {among} rows ({held / among:.0%})."
     )
     yield ""
-    yield "| kernel | rows | mean | bias | worst | at |"
-    yield "|---|---:|---:|---:|---:|---|"
-    for e in fit.errors:
-        yield f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |"
+    yield errors_table(fit.errors)
 
 
-def _constants(fits: Sequence[Fit]) -> Iterator[str]:
-    yield f"| constant | {' | '.join(f.gpu for f in fits)} |"
-    yield "|---|" + "---:|" * len(fits)
-    for name in fits[0].constants.model_dump():
-        yield f"| `{name}` | {' | '.join(f'{getattr(f.constants, name):.4g}' for f in fits)} |"
+def _constants(fits: Sequence[Fit]) -> str:
+    names = fits[0].constants.model_dump()
+    rows = ((f"`{name}`", *(f"{getattr(f.constants, name):.4g}" for f in fits)) for name in names)
+    return table("constant" + "".join(f" | {f.gpu}:" for f in fits), rows)
 
 
 if __name__ == "__main__":

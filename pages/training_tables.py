@@ -5,6 +5,7 @@ from pathlib import Path
 from codesign.evidence.training.experiments import gap_words
 from codesign.evidence.training.gaps import REFERENCE, first_drifts, gap, seeds_to_decide
 from codesign.evidence.training.records import TrainingRecord, shipped
+from codesign.figures import markdown
 from isa_model.output_files import put
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
@@ -25,21 +26,18 @@ ARMS = {
 def table(record: TrainingRecord) -> str:
     """Return a record's gaps to BF16, drifts of the first gradient, and seeds that would decide 0.25 %."""
     size = record.model
-    lines = [
-        f"{record.machine.split(',')[0]}, commit {record.commit}: {size.steps} steps of {size.tokens:,} tokens.",
-        "",
-        "| arm | seeds | gap of the training loss | of the validation loss | first gradient | seeds for 0.25 % |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for arm, words in ARMS.items():
         found, drift = gap(record, arm), first_drifts(record, arm)
         if found is None:
             continue
         cells = [str(len(found.seeds)), gap_words(found.training), gap_words(found.validation)]
         cells.append(f"{drift['error'].mean:.1%} ({drift['along'].mean:+.1%})" if drift else "")
-        lines.append(f"| {words} | {' | '.join(cells)} | {seeds_to_decide(record, arm) or ''} |")
+        rows.append((words, *cells, seeds_to_decide(record, arm) or ""))
     assert record.find(REFERENCE)
-    return "\n".join(lines)
+    said = f"{record.machine.split(',')[0]}, commit {record.commit}: {size.steps} steps of {size.tokens:,} tokens."
+    head = "arm | seeds: | gap of the training loss: | of the validation loss: | first gradient: | seeds for 0.25 %:"
+    return f"{said}\n\n{markdown.table(head, rows)}"
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from codesign.evidence.cost.predict import model
 from codesign.evidence.cost.records import CostRecord, design_sha256, find, shipped
 from codesign.evidence.cost.rtl.ports import check
 from codesign.evidence.cost.source import sized_ratio
+from codesign.figures.markdown import table
 from codesign.proposal.load import load_proposal
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -39,10 +40,7 @@ UNITS = {
 
 def units_text() -> str:
     """Return the table of units in the neutral library."""
-    lines = [
-        "| unit, per 32 products | area | over today's | registers every 24 gates | energy, no glitches |",
-        "|---|---:|---:|---|---:|",
-    ]
+    lines = []
     for name, what in UNITS.items():
         for new, base in _pairs(name, "neutral"):
             per = base.products / new.products
@@ -51,10 +49,10 @@ def units_text() -> str:
                 f"{p.cycles} cycles of {p.period_fo4:.0f} FO4, {p.register_bits * per:,.0f} bits, {p.loop} from C to D"
             )
             energy = f"{new.energy.low / base.energy.low * per:.2f}"
-            lines.append(
-                f"| {what} | {new.area * per:,.0f} | {new.area / base.area * per:.2f} | {registers} | {energy} |"
-            )
-    return "\n".join(lines)
+            area = (f"{new.area * per:,.0f}", f"{new.area / base.area * per:.2f}")
+            lines.append((what, *area, registers, energy))
+    head = "unit, per 32 products | area: | over today's: | registers every 24 gates | energy, no glitches:"
+    return table(head, lines)
 
 
 def libraries_text() -> str:
@@ -62,7 +60,7 @@ def libraries_text() -> str:
     libraries = sorted({r.library for r in shipped()}, key=lambda name: (name != "neutral", name))
     plain = [name.split("_")[0] for name in libraries]
     heads = [*plain, *(f"{name}, registers" for name in plain), *(f"{name}, sized" for name in plain[1:])]
-    lines = [f"| over today's unit | {' | '.join(heads)} | moved |", f"|---|{'---:|' * (len(heads) + 1)}"]
+    lines = []
     for name, what in list(UNITS.items())[1:]:
         found = [next(iter(_pairs(name, library)), None) for library in libraries]
         if sum(pair is not None for pair in found) < 2:
@@ -75,14 +73,13 @@ def libraries_text() -> str:
         values += [pair and sized_ratio(*pair) for pair in found[1:]]
         known = [value for value in values if value is not None]
         moved = f"{min(known) / values[0] - 1:+.0%} to {max(known) / values[0] - 1:+.0%}"
-        cells = " | ".join("" if value is None else f"{value:.2f}" for value in values)
-        lines.append(f"| {what} | {cells} | {moved} |")
-    return "\n".join(lines)
+        lines.append((what, *("" if value is None else f"{value:.2f}" for value in values), moved))
+    return table(f"over today's unit | {': | '.join(heads)}: | moved:", lines)
 
 
 def ideas_text() -> str:
     """Return the table of what each idea of the shipped proposals adds to the area, in parts of the base's."""
-    lines = [f"| proposal | over its base | {' | '.join(IDEAS.values())} |", f"|---|{'---:|' * (len(IDEAS) + 1)}"]
+    lines = []
     for path in sorted((ROOT / "proposals").glob("*.yaml")):
         proposal = load_proposal(path)
         if proposal.multiplies_as_today:
@@ -91,9 +88,9 @@ def ideas_text() -> str:
         parts = parts_of(proposal.today, proposal.proposed(), "neutral")
         if new and base:
             over = new.area / base.area * base.products / new.products
-            cells = " | ".join(f"{parts[idea]:+.2f}" if idea in parts else "" for idea in IDEAS)
-            lines.append(f"| {proposal.proposal} | {over:.2f} | {cells} |")
-    return "\n".join(lines)
+            cells = (f"{parts[idea]:+.2f}" if idea in parts else "" for idea in IDEAS)
+            lines.append((proposal.proposal, f"{over:.2f}", *cells))
+    return table(f"proposal | over its base: | {': | '.join(IDEAS.values())}:", lines)
 
 
 def family_text() -> str:
@@ -101,18 +98,16 @@ def family_text() -> str:
     found, today = sweep.shipped(sweep.FAMILY), find(load(BASE), "neutral")
     assert found
     assert today
-    lines = [
-        "| per 32 products | area | energy, quiet | cycles | register bits | error, normal | outliers | over 1 BF16 ulp |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = []
     for p in sorted(found.points, key=lambda p: p.area / p.products):
         per = today.products / p.products
-        errors = " | ".join(f"{p.accumulation[t]:.1e}" for t in ("normal", "outliers"))
+        errors = (f"{p.accumulation[t]:.1e}" for t in ("normal", "outliers"))
         over = f"{max(p.over_1_bf16_ulp.values()):.1%}"
         energy = p.energy_low / today.energy.low * per
-        cost = f"{ratio(p, today):.2f} | {energy:.2f} | {p.cycles} | {p.register_bits * per:,.0f}"
-        lines.append(f"| {p.label} | {cost} | {errors} | {over} |")
-    return "\n".join(lines)
+        cost = (f"{ratio(p, today):.2f}", f"{energy:.2f}", p.cycles, f"{p.register_bits * per:,.0f}")
+        lines.append((p.label, *cost, *errors, over))
+    errors = "error, normal: | outliers: | over 1 BF16 ulp:"
+    return table(f"per 32 products | area: | energy, quiet: | cycles: | register bits: | {errors}", lines)
 
 
 def gate_text() -> str:
@@ -135,7 +130,7 @@ def gate_text() -> str:
         "nets held at 0 or 1 that vectors notice, by unit": f"{min(shares):.0%} to {max(shares):.0%}, "
         f"{sum(s['noticed'] for s in stuck):,} of {sum(s['injected'] for s in stuck):,}",
     }
-    return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
+    return table(" | :", rows.items())
 
 
 def _wanted() -> int:
@@ -173,18 +168,14 @@ QUANTITIES = {
 
 def model_text() -> str:
     """Return the table of errors of the fitted model on designs that were held out."""
-    lines = [
-        "| quantity | designs | a tenth held out: mean, worst | a family held out: mean, 95 %, worst | worst family |",
-        "|---|---:|---:|---:|---|",
-    ]
+    lines = []
     for name, law in model().laws.items():
         tenth, whole = law.random, law.families
         family, its = max(law.by_family.items(), key=lambda item: item[1].mean)
-        lines.append(
-            f"| {QUANTITIES[name]} | {whole.designs} | {tenth.mean:.1%}, {tenth.worst:.0%} | "
-            f"{whole.mean:.1%}, {whole.most:.0%}, {whole.worst:.0%} | {family}: {its.mean:.0%} |"
-        )
-    return "\n".join(lines)
+        errors = (f"{tenth.mean:.1%}, {tenth.worst:.0%}", f"{whole.mean:.1%}, {whole.most:.0%}, {whole.worst:.0%}")
+        lines.append((QUANTITIES[name], whole.designs, *errors, f"{family}: {its.mean:.0%}"))
+    held_out = "a tenth held out: mean, worst: | a family held out: mean, 95 %, worst:"
+    return table(f"quantity | designs: | {held_out} | worst family", lines)
 
 
 def _pairs(name: str, library: str) -> list[tuple[CostRecord, CostRecord]]:

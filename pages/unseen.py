@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from timing_fit import Sample, errors, samples, speedups
+from timing_tables import errors_table
 
 from codesign.evidence.timing import machine_constants, ratio_errors, records
 from codesign.evidence.timing.measured import benches
@@ -88,9 +89,7 @@ def _table(prediction: Prediction, ratios: Mapping[Sample, float]) -> Iterator[s
         f"{prediction.gpu}, predicted {prediction.date} from {prediction.machine}; the other constants were fitted to "
         f"{prediction.fitted_to}. {len(ratios)} of {len(prediction.rows)} cases have a measured time."
     )
-    yield "\n| kernel | rows | mean | bias | worst | at |\n|---|---:|---:|---:|---:|---|"
-    for e in errors(ratios):
-        yield f"| {e.kernel} | {e.rows} | {e.mean:.1%} | {e.bias:+.1%} | {e.worst:+.1%} | {e.worst_at} |"
+    yield f"\n{errors_table(errors(ratios))}"
     known = ratio_errors.shipped().on_others(prediction.gpu)
     found = speedups(ratios, prediction.gpu)
     ends = [(r, known.of_model(r.pair)) for r in found]

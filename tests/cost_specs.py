@@ -24,7 +24,8 @@ def aligned(terms, bits, rounding="toward-zero", **fields):
 
 OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
 PADDED = {"name": "padded", "kind": "integer", "mantissa_bits": 5, "low_padding": 3, "overflow": "saturate"}
-FUSED = {"accumulator": True, "result": FP32}
+REGISTER = {"result": FP32}
+FUSED = {"accumulator": True, **REGISTER}
 MODES = ["toward-zero", "nearest-even", "nearest-away", "up", "down", "to-odd"]
 SPECS = {
     **{f"aligned {mode}": instruction({"s": aligned(8, 12, mode, **FUSED)}) for mode in MODES},
@@ -50,6 +51,35 @@ SPECS = {
         },
         a="bf16",
         b="bf16",
+    ),
+    "C aligned lower": instruction({"s": aligned(4, 10, accumulator={"offset": -2, "drop_beyond": 8}, **REGISTER)}),
+    "C aligned higher": instruction({"s": aligned(4, 10, accumulator={"offset": 3, "fraction_bits": 14}, **REGISTER)}),
+    "opposing terms inverted": instruction({"s": aligned(4, 9, opposing="complement", **FUSED)}),
+    "terms inverted beside a wider C": instruction(
+        {
+            "s": aligned(
+                4,
+                9,
+                opposing="complement",
+                zero_exponent=-4,
+                accumulator={"fraction_bits": 12, "offset": -2, "drop_beyond": 10},
+                **REGISTER,
+            )
+        },
+        a="e5m2",
+        b="bf16",
+    ),
+    "C's subnormals flushed": instruction(
+        {"s": aligned(4, 13, accumulator=True, result={"format": "fp16", "rounding": "up"})},
+        accumulator="fp16",
+        flush_inputs="c",
+    ),
+    "hands of terms": instruction(
+        {
+            "s": aligned(2, 8, accumulator=True, chain=1, interleave={"run": 1, "parts": 2, "hand": 4}, result=FP32),
+            "t": aligned(4, 20, **FUSED),
+        },
+        k=8,
     ),
     "an exact sum": instruction({"s": {"terms": 8, **FUSED}}),
     "a float tree": instruction(

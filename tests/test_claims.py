@@ -51,6 +51,12 @@ def refused(claims, **more):
     return str(error.value)
 
 
+def test_a_ratio_of_shares_may_be_above_one():
+    """Twice as many outputs may change as with software; half of all is a share, too."""
+    assert Claim(metric="numerics.changed_share", at_most=2.0, relative_to="software").at_most == 2
+    assert Claim(metric="numerics.changed_share", at_most=1.0).at_most == 1
+
+
 def test_decibels_and_loss_gaps_may_be_below_zero():
     """A level of -3 dB, a difference of -1 dB and a loss gap of -0.1 % are bounds like others."""
     for about in ("numerics.sqnr_db", "training.loss_gap"):
@@ -82,6 +88,8 @@ def test_decibels_and_loss_gaps_may_be_below_zero():
         ("{metric: numerics.bias, at_most: -0.1}", "judged by its magnitude", "at_most: 0.1"),
         ("{metric: numerics.total_error, relative_to: today, at_most: -1}", "a ratio of magnitudes", "at_most: 1"),
         ("{metric: numerics.total_error, at_most: -1}", "is never below zero", "a bound above zero, such as 1"),
+        ("{metric: numerics.changed_share, at_most: 5}", "is a share, which is never above 1", "at_most: 0.05 is 5 %"),
+        ("{metric: numerics.underflow_share, at_least: 200}", "is a share, which is never", "a bound from 0 to 1"),
         ("{metric: cost.area_ratio, at_least: -1}", "is never below zero", "a bound above zero"),
         ("{metric: timing.speedup_over_software, at_least: -0.5}", "is never below zero", "a bound above zero"),
         ("{metric: numerics.total_error, relative_to: proposal, at_most: 1}", "relative to itself", ""),

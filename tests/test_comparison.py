@@ -7,7 +7,7 @@ from toy_results import HOPPER, OTHER, SUMS, TOTAL, area, errors, figure, moved,
 
 from codesign.figures.figure import Alternative
 from codesign.report import lookup as report_lookup
-from codesign.report.comparison import heading, notes
+from codesign.report.comparison import heading, notes, title
 from codesign.verdicts.compare import OVERFLOW, compare
 from isa_model import InputError
 
@@ -28,7 +28,7 @@ def test_a_smaller_area_at_the_same_error_beats():
     assert found["today's software"].headline == ""
     assert made.judged == (TOTAL, "cost.area_ratio")
     assert made.covered == ("llama.fprop.o, normal",)
-    assert "a is beaten by b." in notes(made)
+    assert "a is beaten by b (unit area over today's)." in notes(made)
     assert made.apart == ()
 
 
@@ -36,6 +36,32 @@ def test_todays_software_beats_what_costs_more_and_gains_nothing():
     """A proposal with software's error and a larger area is on no front."""
     made = compare([result("a", errors(0.5), [area(1.5)]), result("b", errors(0.1), [area(1.2)])])
     assert rows(made)["a"].beaten_by == ("b", "today's software")
+
+
+def test_where_todays_software_beats_every_proposal_the_best_of_them_are_marked():
+    """A star for today's software alone says that nothing pays; a hollow one says which proposal is ahead of the others."""
+    made = compare([result("a", errors(0.5), [area(1.5)]), result("b", errors(0.5), [area(1.2)])])
+    found = rows(made)
+    assert [name for name, e in found.items() if e.front] == ["today's software"]
+    assert [name for name, e in found.items() if e.leads] == ["b"]
+    assert [title(e) for e in made.entries][:3] == ["a", "☆ b", "★ today's software"]
+    said = notes(made)
+    assert "★ On the front: today's alone. On these objectives no proposal here pays." in said
+    assert "☆ Beaten by today's software, but by no other proposal." in said
+
+
+def test_ratios_to_one_figure_of_software_tell_apart_what_intervals_do_not():
+    """What two designs share cancels in their paired ratios; without them, or over another figure, it does not."""
+
+    def paired(name, ratio, software=0.5):
+        first, *others = errors(0.5 * ratio, half=0.1)
+        own = first.model_copy(update={"ratios": {"software": (ratio - 0.01, ratio + 0.01)}})
+        theirs = [f.model_copy(update={"value": software}) if f.variant == "software" else f for f in others]
+        return result(name, [own, *theirs], [area(1.2)])
+
+    better, worse = paired("a", 0.8), paired("b", 0.9)
+    assert rows(compare([better, worse]))["b"].beaten_by == ("a",)
+    assert rows(compare([better, paired("b", 0.9, software=0.51)]))["b"].leads
 
 
 def test_what_is_better_only_within_its_interval_beats_nothing():

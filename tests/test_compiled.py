@@ -66,7 +66,7 @@ def quick_to_compile():
 @given(instructions())
 def test_random_instructions_compile_to_golden_bits(quick_to_compile, spec):
     """On random instructions the compiled CPU engine returns the golden model's codes."""
-    assume(spec.shape.k <= 64 and not spec.remainder)  # longer ones take a compiler seconds
+    assume(spec.shape.k <= 64)  # longer ones take a compiler seconds
     assume(is_planned(spec))
     assert_golden(cpu, spec)
 

@@ -20,8 +20,9 @@ from codesign.torch.attention import EmulatedAttention  # noqa: E402
 from codesign.torch.linear import Rules, linear  # noqa: E402
 from codesign.torch.rules import recipe_on  # noqa: E402
 from codesign.torch.shared_input import SharedInput  # noqa: E402
-from isa_model import InputError, gemm, load  # noqa: E402
+from isa_model import InputError, Instruction, gemm, load  # noqa: E402
 from isa_model.cast import quantise  # noqa: E402
+from isa_model.library import changed, raw  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,6 +69,26 @@ def by_hand(x, weight, bias, instruction=HOPPER):
     return gemm(
         recipe.fprop.spec, a.codes, b.codes.T, alpha=scale, bias=None if bias is None else bias.detach().numpy()
     )
+
+
+LEVELS = {"group": [1, 32], "format": "ue8m0", "coarser": [{"group": [1, 64], "format": "fp32"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codebook": {"b": {"bits": 3}}}, "no recipe makes tables of what it trains"),
+        ({"scale": {"a": LEVELS, "onto": "products"}}, "several levels of scales"),
+        ({"a": "nf4"}, "signed formats without tables, and nf4 is none"),
+        ({"sparsity": {"kept": 2, "of": 4}, "shape": {"k": 64}}, "no recipe prunes what it trains"),
+    ],
+)
+def test_an_instruction_that_no_model_can_be_cast_to_is_refused(change, message):
+    """Operands in tables, with several levels of scales or pruned are refused with a remedy, before anything is replaced."""
+    spec = Instruction.model_validate(changed(raw(HOPPER), change))
+    with pytest.raises(InputError, match=message) as refused:
+        emulator.emulate(Mlp(), on=spec)
+    assert refused.value.problems[0].hint
 
 
 def test_every_linear_of_a_model_has_the_bits_of_isa_model():

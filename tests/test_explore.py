@@ -15,6 +15,7 @@ from toy_space import TEXT, Counting, explored, points_of, space, toy
 
 from codesign.__main__ import run
 from codesign.evidence.numerics.source import Multiplied
+from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
 from codesign.explore import page, picture, task
 from codesign.explore.break_even import surfaces
@@ -22,9 +23,11 @@ from codesign.explore.points import ObjectiveFigure, beaten, front, knee, known
 from codesign.explore.space import load_space, patched, written
 from codesign.explore.table import exported
 from codesign.explore.task import compute, tasks
-from codesign.proposal.load import parse_proposal
+from codesign.proposal.load import load_proposal, parse_proposal
+from codesign.proposal.shipped import proposal_file
 from codesign.proposal.variants import variants
 from codesign.verdicts.claims import covered_by
+from codesign.workloads.gemms import select
 from isa_model import matmul
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import Document, InputError, parse_yaml
@@ -48,6 +51,9 @@ from isa_model.engines.plan import Unsupported
         (("tensors: [normal]", "tensors: [normal]\nwhere: ['bits >']"), "toy.yaml:10", "is not an expression"),
         (("wgrad.o]", "wgrad.oo]"), "toy.yaml:8:13", "unknown workload `deepseek-v3.wgrad.oo`"),
         (("[8, 16, 32]", "[-1, -2]"), "toy.yaml:6", "no value gives a proposal"),
+        (("fraction_bits, range: [13, 24]", "zero, values: [positive, ieee]"), "", ""),
+        (("tion\n", "tion\nchange: {shape: {k: 64}}\n"), "toy.yaml:4", "a proposal has no field `shape`"),
+        (("wgrad.o]\ntensors: [normal]", "wgrad.o]"), "toy.yaml:8", "no workload has captured tensors"),
         (("relative_frobenius}", "relative_frobenius, at: 3}"), "toy.yaml:11", "a point has no swept values"),
     ],
 )
@@ -63,6 +69,13 @@ def test_faults_of_a_space_are_told_at_their_place(change, place, message):
     told = "\n".join(map(str, error.value.problems))
     assert place in told
     assert message in told
+
+
+def test_only_the_axis_at_fault_is_told():
+    """An axis that gives no proposal at any value leaves none to the other axes either, which are not to blame."""
+    with pytest.raises(InputError) as error:
+        space(TEXT.replace("[8, 16, 32]", "[7, 9]"))
+    assert [(p.path, p.line) for p in error.value.problems] == [(("axes", "terms"), 6)]
 
 
 def test_conditions_compare_axes_and_leave_points_out():
@@ -144,6 +157,16 @@ def test_products_computed_together_equal_each_alone(spec, seed, kind):
         own = [None if s is None else s[i] for s in scales]
         alone = matmul(spec.per_line(), a[i], b[i], scale_a=own[0], scale_b=own[1], engine="portable")
         assert (together[i] == alone.view(code_dtype(spec.accumulator))).all()
+
+
+def test_nested_scales_need_no_compiler(monkeypatch):
+    """A few outputs of an instruction with several levels of scales are those of its compiled engine, without compiling it."""
+    proposal = load_proposal(proposal_file("hif4"))
+    (gemm,) = select("deepseek-v3.fprop.kv-b")
+    spec, drawn = proposal.proposed(), (gemm, "outliers", (0, 1), 3, 2, proposal.rule)
+    compiled = Trial(*drawn).outcome(spec).d
+    monkeypatch.setattr("codesign.evidence.numerics.trial.multiplier", None)
+    assert (Trial(*drawn, compiled=False).outcome(spec).d == compiled).all()
 
 
 def test_figures_are_those_of_an_evaluation():

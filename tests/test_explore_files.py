@@ -9,11 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toy_space import Counting, explored, slow, space, toy
 
+from codesign.explore import run
 from codesign.explore import store as store_module
 from codesign.explore.run import Round, Runner, SerialExecutor, fulfil, work
 from codesign.explore.store import Store, batch_name
@@ -133,7 +136,7 @@ def test_plain_workers_compute_what_a_driver_asks_for(tmp_path, undisturbed):
 
     def worker():
         while not over.is_set():
-            done.append(work(Store(tmp_path), 0.2, by=toy, size=16))
+            done.append(work(Store(tmp_path, keys_only=True), 0.2, by=toy, size=16))
 
     thread = threading.Thread(target=worker)
     thread.start()
@@ -183,6 +186,39 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write in"):
         Store(tmp_path / "file" / "results")
+
+
+def test_a_lost_scheduler_is_looked_for_again(tmp_path, monkeypatch):
+    """Dask cancels what a killed scheduler had: the round goes on with the next one, or ends with a message."""
+    tries = []
+
+    class Scheduler(SerialExecutor):
+        def submit(self, function, /, *args, **options):
+            made = super().submit(function, *args, **options)
+            if len(tries) == 1:
+                made = Future()
+                made.set_exception(CancelledError())
+            return made
+
+        def get_executor(self, **options):
+            return self
+
+        def nthreads(self):
+            return {"one": 1}
+
+        dashboard_link = ""
+
+    def client(address):
+        tries.append(address)
+        return Scheduler()
+
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=client, KilledWorker=KeyError))
+    made, base = space()
+    wanted = Round(space=made, base=base, points=((13, 8, "wide"),), seeds=16)
+    runner = Runner(Store(tmp_path), lambda: run.dask("tcp://host:1", 1), by=toy)
+    runner.complete(wanted)
+    assert len(tries) == 2
+    assert {t.key for t in wanted.tasks()} == runner.store.results.keys()
 
 
 def test_a_fault_of_the_program_ends_no_other_point(tmp_path):

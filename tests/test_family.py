@@ -79,10 +79,18 @@ def test_two_sweeps_combine_every_variant(tmp_path):
             "across",
             "two sweeps can be combined",
         ),
+        ("{changes: {'x, y': {a: e5m2}, z: {}}}", "'x, y'", "cannot name a variant"),
+        ("{changes: {x: {a: e5m2}, '': {}}}", "''", "cannot name a variant"),
+        (
+            "{field: a, values: [e4m3, e5m2], across: {field: a, values: [fp16, bf16]}}",
+            "field: a, values: [fp16",
+            "swept twice",
+        ),
     ],
 )
 def test_wrong_sweeps_are_told_where_they_are(tmp_path, sweep, where, message):
-    """A sweep of one variant, without a field, of both kinds, of unknown fields or of three sweeps is refused at its place."""
+    """A sweep of one variant, without a field, of both kinds, of unknown fields, of one field twice, of three sweeps or with
+    odd names is refused at its place."""
     line, column, text = fault(tmp_path, ("workloads:", f"sweep: {sweep}\nworkloads:"))
     assert (line, column) == (6, len("sweep: ") + sweep.index(where) + 1)
     assert message in text

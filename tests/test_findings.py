@@ -43,8 +43,8 @@ def test_the_headline_says_that_outputs_overflow():
     assert list(sections.alarms(errors(0.1))) == []
 
 
-def finding(figures, path=False):
-    return " ".join(sections.finding(SimpleNamespace(multiplies_as_today=path), figures))
+def finding(figures, path=False, inputs="bf16"):
+    return " ".join(sections.finding(SimpleNamespace(multiplies_as_today=path, inputs=inputs), figures))
 
 
 def test_the_finding_begins_with_d_and_says_what_stays():
@@ -73,6 +73,12 @@ def test_the_finding_begins_with_d_and_says_what_stays():
         "Error of the sums alone, before D is rounded: 0.1 with the proposal, with today's software and with today's "
         "instruction alone."
     )
+    wide = [
+        *errors(0.1),
+        figure("numerics.output_error", 0.2),
+        figure("numerics.output_error", 0.3, variant="software"),
+    ]
+    assert "0.2 with the proposal and 0.3 with today's software where D is FP32." in finding(wide, inputs="fp32")
     assert "not finite with the proposal" in finding(errors(None))
     alike = finding(errors(0.1, software=0.1, half=None))
     assert alike == "Total error of D (worst GEMM): 0.1 (no interval) with the proposal and with today's software."

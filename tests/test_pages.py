@@ -21,6 +21,7 @@ from codesign.verdicts.evaluate import evaluate
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE = 360
+CUT = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).map(s => s.textContent)"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
@@ -115,10 +116,12 @@ def test_a_page_says_nothing_to_the_console_and_asks_nobody(browser, pages):
 
 
 def test_a_page_fits_a_phone(browser, pages):
-    """Nothing reaches beyond the screen's width but what scrolls by itself, and no letter of a plot is under 8 px."""
+    """Nothing reaches beyond the screen's width, tables included, and no letter of a plot is under 8 px."""
     for page in pages:
         browser.open(page, PHONE)
+        browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
+        assert browser.evaluate(CUT) == []
         sizes = browser.evaluate(
             "[...document.querySelectorAll('svg text')].map(t => { const s = t.ownerSVGElement;"
             " return parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width })"
@@ -133,8 +136,18 @@ def test_no_table_is_cut_on_a_desk(browser, pages, width):
     for page in pages:
         browser.open(page, width)
         browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
-        cut = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).map(s => s.textContent)"
-        assert browser.evaluate(cut) == []
+        assert browser.evaluate(CUT) == []
+
+
+def test_each_cell_of_a_phones_table_names_its_column(browser, pages):
+    """A row is a card there, and the heading of the table is hidden: each cell begins with its own."""
+    browser.open(pages[0], PHONE)
+    found = browser.evaluate("""[...document.querySelectorAll('table')].map(t => {
+      const cell = t.tBodies[0].rows[0].cells[1];
+      return [t.tHead.rows[0].cells[1].textContent, getComputedStyle(cell, '::before').content] })""")
+    assert len(found) > 3
+    for heading, shown in found:
+        assert json.loads(shown) == heading
 
 
 def test_texts_of_a_plot_do_not_lie_on_one_another(browser, pages):

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
 import pytest
 
-from isa_model import load
+from isa_model import load, matmul
+from isa_model.array_codec import code_dtype, encode_array
 from isa_model.codec import decode
+from isa_model.engines import cpu, portable
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.engines.routes import digit_count, pieces, route
+from isa_model.instruction import Instruction
 from isa_model.library import catalogue
 from isa_model.rounding import Rounding
 
@@ -117,11 +121,12 @@ def stages_of(plan):
                 max(t.bits for t in each),
                 min(t.unit for t in each),
                 max(t.most for t in each),
-                max(t.reach for t in each),
-                max(t.high for t in each),
+                max(t.reach for t in each) / Fraction(2) ** stage.offset,
+                max(t.high for t in each) + stage.offset,
             )
         both = [terms, *([running] if running else [])]
         unit, high = min(t.unit for t in both), max(t.high for t in both)
+        high = high if stage.zero_exponent is None else max(high, stage.zero_exponent)
         if stage.aligned:
             own = stage.accumulator_fraction_bits if running else stage.fraction_bits
             kept = max(stage.fraction_bits, own)
@@ -152,6 +157,7 @@ def test_terms_of_every_stage_lie_within_their_levels():
                 assert level.lsb <= terms.unit, (name, index)
                 assert terms.most <= Fraction(2) ** level.top, (name, index)
                 assert terms.reach <= Fraction(2) ** level.growth, (name, index)
+                assert terms.high <= level.highest, (name, index)
                 assert terms.bits <= level.bits or level.parts > 1, (name, index)
             scaled, later = scaled + (plan.spec.scaled_stage == index - 1), later + (index > 0)
     assert scaled > 20
@@ -281,3 +287,74 @@ def test_int8_digits_lose_nothing():
         assert covered == sum(map(len, reach)) - 1, name
         checked += 1
     assert checked > 10
+
+
+FP8, FP32 = {"a": "e4m3", "b": "e4m3"}, {"format": "fp32", "rounding": "up", "overflow": "infinity"}
+WHOLE = {"format": "int16", "rounding": "nearest-even", "overflow": "wrap"}
+E4M3 = {"exponent_bits": 4, "mantissa_bits": 3, "overflow": "saturate"}
+CUT_UP = {"terms": 2, "fraction_bits": 4, "rounding": "up"}
+FAR = {
+    # A zero with exponent 100 makes a unit, 2**96, of the product 1.
+    "a unit above every product": (
+        FP8,
+        {**CUT_UP, "zero_exponent": 100, "exponent": 0},
+        {"fraction_bits": 30, "rounding": "toward-zero", "result": FP32},
+        ([1, 0], [1, 1], 1.5),
+    ),
+    # FP32 does not hold the product rounded up, 2**128; its sum with C it does.
+    "a product rounded up to a power of two": (
+        {
+            "a": "bf16",
+            "b": {"name": "x", "exponent_bits": 2, "mantissa_bits": 3, "bias": 4, "overflow": "saturate"},
+        },
+        {"terms": 1, "fraction_bits": 0, "rounding": "nearest-even"},
+        {"result": FP32 | {"rounding": "nearest-even"}},
+        ([255 * 2.0**120], [0.9375], -(2.0**127)),
+    ),
+    # The sum, aligned with exponent 860, has 860 + 2 * 127 once it is scaled.
+    "an exponent above those of doubles": (
+        FP8
+        | {"scale": {"a": {"group": [1, 2], "format": "fp32"}, "b": {"group": [2, 1], "format": "fp32"}, "onto": "p"}},
+        {**CUT_UP, "rounding": "toward-zero", "zero_exponent": 860},
+        {"fraction_bits": 9, "rounding": "toward-zero", "result": FP32},
+        ([1, 0], [1, 1], 1.5),
+    ),
+    # The lowest bits of a sum count in an integer register that wraps around.
+    "a unit above an integer register": (
+        {"a": "int4", "b": "int8"},
+        {**CUT_UP, "accumulator": True, "chain": 1, "zero_exponent": 500, "result": WHOLE},
+        {"result": FP32},
+        ([1, 0], [1, 1], 0),
+    ),
+    # Their products, near 1, and the sum are FP32 numbers.
+    "operands beyond FP32": (
+        {"a": {"name": "x", "bias": -133, **E4M3}, "b": {"name": "y", "bias": 147, **E4M3}},
+        {"terms": 2, "fraction_bits": 13, "rounding": "toward-zero"},
+        {"result": FP32},
+        ([2.0**140, 2.0**141], [2.0**-140, 2.0**-142], 0.25),
+    ),
+}
+REFUSED = {"an exponent above those of doubles", "a unit above an integer register"}
+
+
+@pytest.mark.parametrize("engine", ["portable", "compiled"])
+@pytest.mark.parametrize("name", FAR)
+def test_bounds_hold_far_from_the_size_of_products(name, engine, tmp_path, monkeypatch):
+    """Operands, exponents and units of any size give the golden model's code, or are refused."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fields, first, last, (a, b, c) = FAR[name]
+    stages = {"p": first, "s": {"terms": 1, "accumulator": True, **last}}
+    spec = {"accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": len(a)}, "stages": stages, **fields}
+    spec = Instruction.model_validate(spec)
+    numbers = ((spec.a, [a]), (spec.b, [[x] for x in b]), (spec.c_format, [[c]]))
+    codes = [encode_array(fmt, np.array(x, float)).astype(code_dtype(fmt)) for fmt, x in numbers]
+    scales = [np.array([[2.0**127]], np.float32).view(np.uint32)] * 2 if spec.scale else []
+    compute = portable.matmul if engine == "portable" else cpu.matmul
+    if name in REFUSED:
+        with pytest.raises(Unsupported, match=r"alignment exponent|wider than a lane"):
+            compute(spec, *codes, *scales)
+        return
+    try:
+        assert compute(spec, *codes, *scales) == matmul(spec, *codes, *scales, engine="golden").view(np.uint32)
+    except cpu.NoCompiler as missing:
+        pytest.skip(str(missing))

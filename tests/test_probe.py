@@ -22,7 +22,7 @@ from codesign.probe.boxes import (
     Unanswered,
     open_box,
 )
-from codesign.probe.certificate import probe
+from codesign.probe.certificate import because, probe
 from codesign.probe.compiled_box import FUNCTION
 from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
@@ -30,7 +30,7 @@ from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
 from codesign.probe.stand_ins import absorbed, split
-from isa_model.array_codec import to_codes
+from isa_model.array_codec import encode_array, to_codes
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.library import load
@@ -42,6 +42,8 @@ from isa_model.stage import Register, Stage
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
 INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
 register("probe")
+
+REGISTER = {"format": "fp32", "rounding": "toward-zero"}
 
 
 def hidden(name):
@@ -86,6 +88,30 @@ def test_fields_are_decided_by_questions(volta):
     zero = next(x for x in found.fields if x.field == "stages.0.zero_exponent")
     assert any(x["value"] == -131 and x["reason"].startswith("proved") for x in zero.alike)
     assert canonical(Instruction.model_validate(yaml.safe_load(found.text))) == canonical(found.spec)
+
+
+@pytest.mark.parametrize(
+    ("first", "field", "value"), [({"result": REGISTER}, "fraction_bits", 37), ({}, "zero_exponent", 17)]
+)
+def test_nothing_is_proved_of_terms_aligned_above_themselves(first, field, value):
+    """A zero of a large exponent cuts every bit, and a sum without a register hands its exponent up."""
+    zero = 38 if field == "fraction_bits" else 16
+    stages = {
+        "p": {"terms": 2, "fraction_bits": 36, "rounding": "toward-zero", "zero_exponent": zero, **first},
+        "s": {"terms": 1, "accumulator": True, "fraction_bits": 9, "rounding": "toward-zero", "result": REGISTER},
+    }
+    given = {"a": "e4m3", "b": "e4m3", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 2}}
+    spec, other = (
+        Instruction.model_validate({**given, "stages": {**stages, "p": stages["p"] | changed}})
+        for changed in ({}, {field: value})
+    )
+    a, b, c = (
+        encode_array(spec.a, np.array([[2.0, 0.0]])),
+        encode_array(spec.b, np.ones((2, 1))),
+        np.array([[128]], np.float32),
+    )
+    assert matmul(spec, a, b, c, engine="golden") != matmul(other, a, b, c, engine="golden")
+    assert because(spec, other, ("stages", 0, field), 7) == "no difference in 7 questions searched"
 
 
 def test_every_field_of_the_language_is_an_axis():

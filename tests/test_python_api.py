@@ -201,7 +201,7 @@ def test_the_command_shows_what_changed_and_exits_1(result, tmp_path, capsys):
     kept(shifted(result, 2), tmp_path / "new")
     old, new = str(tmp_path / "old"), str(tmp_path / "new")
     assert run(["diff", old, old]) == 0
-    assert capsys.readouterr().out.startswith("No verdicts turned, of ")
+    assert capsys.readouterr().out.startswith("No verdicts turned; none of ")
     assert run(["diff", old, new]) == 1
     assert "numerics.total_error, proposal, deepseek-v3.fprop.kv-b, normal" in capsys.readouterr().out
     assert run(["diff", old, new, "--csv"]) == 1
@@ -377,7 +377,7 @@ X = np.ones((2, 128), np.float32)
     ("call", "said"),
     [
         (lambda: codesign.encode("e4m3x", X), "unknown number format"),
-        (lambda: codesign.encode(3, X), "name is of type int"),
+        (lambda: codesign.encode(3, X), "the format is of type int; it comes first"),
         (lambda: codesign.encode("e4m3", X, "upwards"), "rounding is 'upwards'; one of: nearest-even"),
         (lambda: codesign.encode("e4m3", X, overflow="explode"), "overflow is 'explode'"),
         (lambda: codesign.encode("e4m3", ["a"]), "expected real numbers"),
@@ -396,8 +396,8 @@ X = np.ones((2, 128), np.float32)
         (lambda: codesign.dequantise(codesign.quantise("e4m3", X), scale=None), "has its codes, scales and cast"),
         (lambda: codesign.matmul("hopper.wgma", X, X), "no instruction"),
         (lambda: codesign.matmul("group-scaled-mm", X, X), "did you mean `group-scaled-mma`"),
-        (lambda: codesign.matmul(3, X, X), "instruction is of type int"),
-        (lambda: codesign.matmul(WGMMA, X, X.T), "got float32"),
+        (lambda: codesign.matmul(X, X, WGMMA), "the instruction is of type ndarray; it comes first"),
+        (lambda: codesign.matmul(WGMMA, X, X.T), "got float32 (2, 128); encode it first"),
     ],
 )
 def test_what_cannot_be_computed_is_told_in_a_sentence(call, said):

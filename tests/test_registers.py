@@ -258,3 +258,13 @@ def test_the_engine_of_wide_integers_cuts_its_tiles_anywhere(monkeypatch):
     assert np.array_equal(expected, (exact % 2**64).astype("u8"))
     with pytest.raises(Unsupported):
         portable.matmul(spec, a, b, c)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("fmt", ["uint31", "uint32", "uint33", "int32", "int33"])
+def test_an_integer_c_keeps_its_top_bit(engine, fmt):
+    """A C in unsigned integers of 32 bits is a number from 0 to 2**32 - 1, a signed one a negative number from 2**31 on."""
+    register = {"format": fmt, "rounding": "nearest-even", "overflow": "saturate"}
+    spec = instruction(register, a="uint8", b="uint8", accumulator=fmt)
+    top = 1 << named(fmt).mantissa_bits - 1
+    assert codes_of(spec, engine, [[3]], [[5]], [[top]]) == top + 15

@@ -70,14 +70,18 @@ def test_the_first_screen_says_what_is_bought_and_what_it_costs():
         figure("cost.extra_cycles", 16.0, workload="", tensors="", kind="assumed"),
     )
     said = {line.question: line for line in summary.lines(made)}
-    assert list(said) == ["Error of D", "Bytes", "Area", "Latency", "How sure"]
+    assert list(said) == ["Error of D", "Bytes", "Area", "Latency", "No figure", "How sure"]
     assert said["Error of D"].answers == (
-        "as with today's software: total error 0.05 [0.04, 0.06]",
-        "accumulation error 1.00e-06, 1,000 times smaller; today's software has 0.001",
+        "unchanged: total error 0.05",
+        "accumulation error 1.00e-06 instead of 0.001: 1,000 times smaller",
     )
-    assert said["Bytes"].answers == ("HBM bytes 9 GB, 10% less; today's software has 10 GB",)
-    assert said["Area"].answers == ("area over the base ×2 [1.5, 2.5]",)
-    assert (said["Latency"].answers, said["Latency"].kinds) == (("further latency 16 cycles",), ("assumed",))
+    assert said["Bytes"].answers == ("HBM bytes 9 GB instead of 10 GB: 10 % less",)
+    assert said["Area"].answers == ("unit area over today's ×2 [1.5, 2.5]",)
+    assert (said["Latency"].answers, said["Latency"].kinds) == (("added latency 16 cycles",), ("assumed",))
+    assert said["No figure"].answers == (
+        "time: no kernel of it is timed; Method says why",
+        f"energy: {metric_named('cost.energy_ratio').absent}",
+    )
 
 
 def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():
@@ -94,10 +98,10 @@ def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():
     assert said["How sure"] == (
         "the verdicts rest on 2 computed and 1 modelled figures; brackets are 95 % intervals, or ranges over other assumptions",
         "2 figures that looked bad were measured again on fresh seeds",
-        "open: claim 3",
+        "undetermined: claim 3",
     )
     assert said["What would change it"] == (
-        "claim 2 (refuted) turns with promotion: never",
+        "claim 2 (refuted) would be reversed by promotion: never",
         "claim 2 (refuted) would hold with bits 15 instead of 13 on normal data",
     )
 
@@ -126,7 +130,7 @@ def test_gains_lie_right_of_today_and_costs_left():
     assert marks["proposal"].value == pytest.approx(10)
     assert (marks["proposal"].low, marks["proposal"].high) == (pytest.approx(1 / 0.15), pytest.approx(20))
     assert (marks["software"].value, marks["today"].value) == (1.0, 0.5)
-    assert {m.variant: m.value for m in rows["area over the base"].marks} == {
+    assert {m.variant: m.value for m in rows["unit area over today's"].marks} == {
         "software": 1.0,
         "today": 1.0,
         "proposal": 0.5,
@@ -163,13 +167,42 @@ def test_the_room_to_a_bound_is_above_one_where_it_is_kept(metric, bounds, ends,
         (0.0, "the value is at the bound"),
         (0.004, "the value is at the bound"),
         (-0.004, "the value just misses the bound"),
-        (0.25, "the value keeps the bound with 25% of it to spare"),
-        (-0.25, "the value misses the bound by 25% of it"),
+        (0.25, "the value is 25 % below the bound"),
+        (-0.25, "the value is 25 % above the bound"),
+        (0.995, "the value is over 99 % below the bound"),
+        (-3.75, "the value is 4.75 times the bound"),
     ],
 )
-def test_a_value_at_its_bound_is_not_said_to_have_nothing_to_spare(margin, words):
+def test_a_margin_says_on_which_side_of_the_bound_the_value_is(margin, words):
     """Less than half a percent either way is at the bound."""
     assert page.margin(verdict(deciding=figure(SUMS, 1.0), margin=margin)) == words
+
+
+def test_a_margin_is_on_the_side_that_the_claim_names():
+    """A value that keeps a least is above it; one between two bounds is inside them; a bound of zero has no percent."""
+    least, both, zero = {"at_least": 1.0}, {"at_least": 1.0, "at_most": 2.0}, {"at_most": 0.0}
+    said = [
+        page.margin(verdict(deciding=figure(SUMS, 1.0), margin=m, **b))
+        for b in (least, both, zero)
+        for m in (0.2, -0.2)
+    ]
+    assert said == [
+        "the value is 20 % above the bound",
+        "the value is 20 % below the bound",
+        "the value is 20 % inside its bounds",
+        "the value is 20 % outside its bounds",
+        "the value is 0.2 below the bound",
+        "the value is 0.2 above the bound",
+    ]
+
+
+def test_an_open_claim_names_the_modelled_case_on_the_other_side_of_its_bound():
+    """It would decide the claim once it is settled; other tensors, and cases on the same side, would not."""
+    bar = Bar(assumption="base unit", low=0.9, low_case="shared", high=1.3, high_case="alone", reversed_by=())
+    modelled = verdict("undetermined", figure(AREA, 1.2), metric=AREA, bars=(bar,))
+    sampled = verdict("undetermined", figure(SUMS, 1.2), bars=(bar,))
+    said = {line.question: line.answers for line in summary.lines(result(verdicts=(modelled, sampled)))}
+    assert said["What would change it"] == ("claim 1 (undetermined) would hold with base unit: shared",)
 
 
 # -- heat maps -------------------------------------------------------------------------------------------------------
@@ -188,7 +221,7 @@ def test_a_heat_map_has_a_column_for_each_tensor_source_and_shades_what_changes(
     assert row.names == ("llama.fprop.o",)
     assert row.cells == ("1", "1", "1.3", "—")
     assert row.shades == ("", "better-3", "worse-2", "")
-    assert row.about[1] == "1 [0.9, 1.1]; today's software 3 [3, 3]"
+    assert row.about[1] == "1 [0.9, 1.1]; today's software 3"
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------------
@@ -209,7 +242,7 @@ def test_the_front_is_on_the_objectives_asked_for():
     made = compare(results, ["cost.energy_ratio"])
     assert made.judged == (TOTAL,)
     assert {e.proposal: e.front for e in made.entries}["large"] is True
-    assert "Not judged, as not all have it in common: energy of the unit over the base." in notes(made)
+    assert "Not judged, as not all have it in common: unit energy over today's." in notes(made)
     with pytest.raises(InputError, match=r"`cost\.area` is no objective\n *= .*cost\.area_ratio"):
         compare(results, ["cost.area"])
 
@@ -277,10 +310,13 @@ def test_the_index_keeps_findings_of_pages_that_were_not_made_again(reports, tmp
         "More bits",
         "a report, 3.5",
         "Nothing.",
+        "Half the bytes ([gemm](../docs/gemm.md)).",
         (reports.Found("e5m6-storage", "E5M6 `and` <more>", "D is as before."),),
     )
     text = reports.index([row])
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     again = [found for asked in reports.asked(tmp_path, tmp_path / "README.md") for found in asked.found]
     assert again == list(row.found)
+    assert "Half the bytes ([gemm](../docs/gemm.md)).<br>[E5M6" in text
+    assert "<p>Half the bytes (gemm).</p>" in reports.index_page([row])
     assert '<a href="e5m6-storage.html">E5M6 `and` &lt;more&gt;</a>: D is as before.' in reports.index_page([row])

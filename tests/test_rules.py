@@ -38,7 +38,7 @@ def result(*figures, verdicts=(), plots=(), name="mine", proposed=None):
         figures=figures,
         verdicts=verdicts,
         evidence=(SimpleNamespace(plots=plots),),
-        proposal=SimpleNamespace(proposal=name, multiplies_as_today=False),
+        proposal=SimpleNamespace(proposal=name, multiplies_as_today=False, in_slices=False, inputs="bf16"),
     )
 
 
@@ -51,8 +51,7 @@ def test_more_bits_that_would_keep_a_refuted_claim_are_named():
     need = (bits(13, 14), bits(13, 15, "outliers data"))
     (text,) = said(rules.within_reach, result(verdicts=(verdict("supported"), verdict("refuted", break_even=need))))
     assert text == (
-        "2 more bits would keep claim 2: stages.fuse.fraction_bits 15 instead of 13 would keep claim 2 on normal data and "
-        "outliers data."
+        "Claim 2 would hold with stages.fuse.fraction_bits 15 (2 more) instead of 13 on normal data and outliers data."
     )
     assert said(rules.within_reach, result(verdicts=(verdict("supported", break_even=need),))) == []
     none = (bits(13, 14), bits(13, None, "outliers data"))
@@ -66,7 +65,9 @@ def test_a_register_that_limits_the_sums_is_named():
     none = verdict("refuted", break_even=(bits(13, None), bits(13, 14, "outliers data")))
     hopper = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
     (text,) = said(rules.register_limits, result(verdicts=(none,), proposed=hopper))
-    assert text.startswith("More fraction bits alone do not keep claim 1 on all data, while stage fuse rounds to e8m13")
+    assert text.startswith(
+        "More fraction bits alone do not keep claim 1 on all data, because stage fuse rounds to e8m13"
+    )
     blackwell = load("blackwell.tcgen05.m128n128k32.kind::f8f6f4.f32.e4m3.e4m3")
     assert said(rules.register_limits, result(verdicts=(none,), proposed=blackwell)) == []
     helped = verdict("refuted", break_even=(bits(13, 14),))
@@ -78,7 +79,7 @@ def test_a_smaller_group_that_would_keep_a_claim_is_no_number_of_bits():
     """Of a parameter whose smaller values are better, the smallest that is needed counts."""
     group = BreakEven(parameter="elements that share a scale", own=128, limit=64, tried={"64": 1.0}, rising=False)
     (text,) = said(rules.within_reach, result(verdicts=(verdict("refuted", break_even=(group,)),)))
-    assert text == "elements that share a scale 64 instead of 128 would keep claim 1."
+    assert text == "Claim 1 would hold with elements that share a scale 64 instead of 128."
 
 
 def test_bits_that_no_claim_needs_are_named_with_their_area():
@@ -87,7 +88,7 @@ def test_bits_that_no_claim_needs_are_named_with_their_area():
     held = (verdict("supported", break_even=(bits(25, 11),)), verdict("supported", break_even=(bits(25, 17),)))
     (text,) = said(rules.unused_precision, result(*areas, verdicts=held))
     assert text.startswith(
-        "stages.fuse.fraction_bits 17 keeps every claim that depends on it; 25 is proposed; area over the base 1.5"
+        "stages.fuse.fraction_bits 17 instead of 25 keeps every claim that depends on it, with ×1.5 of today's unit area"
     )
     lost = (*held, verdict("refuted", break_even=(bits(25, None),)))
     assert said(rules.unused_precision, result(*areas, verdicts=lost)) == []
@@ -100,7 +101,13 @@ def test_an_open_claim_is_told_how_many_more_seeds_would_decide_it():
     (text,) = said(rules.more_samples, result(verdicts=(wide,)))
     assert "About 4 times as many seeds" in text
     (text,) = said(rules.more_samples, result(verdicts=(verdict("undetermined", figure(SUMS, 1.0, half=0.2)),)))
-    assert "no sampling will decide it" in text
+    assert "no number of seeds will decide it" in text
+    captured = verdict("undetermined", figure(SUMS, 0.75, half=0.5, tensors="captured"))
+    (text,) = said(rules.more_samples, result(verdicts=(captured,)))
+    assert "Seeds do not change a captured tensor" in text
+    broken = verdict("undetermined", figure("numerics.bias", -2.0, half=0.5), metric="numerics.bias", covered=9)
+    (text,) = said(rules.more_samples, result(verdicts=(broken,)))
+    assert "lies on one side of the bound 1, but so may one of 9 figures by chance" in text
     bare = figure(SUMS, 0.9).model_copy(update={"low": None, "high": None})
     (text,) = said(rules.more_samples, result(verdicts=(verdict("undetermined", bare), verdict("undetermined", bare))))
     assert text.startswith("No interval decides claims 1 and 2")
@@ -116,7 +123,7 @@ def test_an_assumption_that_turns_a_modelled_verdict_is_to_be_measured():
         return verdict("refuted", figure(metric, 1.1), metric=metric, bars=(bar,))
 
     (text,) = said(rules.fragile, result(verdicts=(turned("cost.area_ratio"),)))
-    assert "turns with promotion: b." in text
+    assert "would be reversed by promotion: b." in text
     assert (
         said(rules.fragile, result(verdicts=(turned(SUMS), verdict("refuted", figure("cost.area_ratio", 1.1))))) == []
     )
@@ -126,7 +133,7 @@ def test_a_claim_that_an_assumed_figure_decides_is_named():
     """A computed one is not."""
     guessed = verdict("supported", figure(SUMS, 0.1, kind="assumed", source="a guess"))
     assert said(rules.assumed, result(verdicts=(verdict("supported", figure(SUMS, 0.1)), guessed))) == [
-        "Claim 2 rests on 0.1 [0.1, 0.1], a guess."
+        "Assumed figures decide claim 2 at 0.1 (a guess): measure them before you build."
     ]
     assert said(rules.assumed, result(verdicts=(verdict("undetermined"),))) == []
 
@@ -136,12 +143,28 @@ def test_quantisation_that_hides_better_sums_is_named():
     better = (figure(SUMS, 1e-6), figure(SUMS, 1e-3, "software"))
     (text,) = said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), *better))
     assert text.startswith(
-        "Quantisation alone gives 0.0499 of the total error 0.05. Sums that err by 1.00e-06 instead of 0.001"
+        "Quantisation alone makes an error of 0.0499, of 0.05 in all. That sums err by 1.00e-06 instead of 0.001"
     )
     assert said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.03), *better)) == []
     same = (figure(SUMS, 1e-3), figure(SUMS, 1e-3, "software"))
     assert said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), *same)) == []
     assert said(rules.quantisation_dominates, result()) == []
+
+
+def test_operands_in_slices_are_told_to_have_more_of_them():
+    """Finer groups and BF16 help operands in one slice alone."""
+    found = result(
+        *(figure(TOTAL, 1e-7, workload=f"llama.fprop.{i}") for i in range(5)),
+        figure(TOTAL, 1e-5),
+        figure(QUANTISED, 1e-5),
+        figure(SUMS, 1e-7),
+        figure(SUMS, 1e-3, "software"),
+    )
+    found.proposal.in_slices, found.proposal.inputs = True, "fp32"
+    (text,) = said(rules.quantisation_dominates, found)
+    assert text.endswith("does not show in D; more slices or products of them would.")
+    (text,) = said(rules.worst_place, found)
+    assert text.endswith("give it more slices, or keep it in FP32.")
 
 
 @pytest.mark.parametrize(("worst", "count"), [(0.2, 1), (0.19, 0)])
@@ -160,7 +183,9 @@ def test_small_elements_lost_to_coarse_scales_are_named():
         return result(figure(share, own), figure(share, before, "software"))
 
     (text,) = said(rules.underflow, lost(0.03, 0.02))
-    assert text.startswith("3.0% of nonzero elements become zero on llama.fprop.o, normal; 2.0% with today's")
+    assert text.startswith(
+        "On llama.fprop.o, normal, 3.0 % of nonzero elements become zero, instead of 2.0 % with today's"
+    )
     assert said(rules.underflow, lost(0.029, 0.02)) == said(rules.underflow, lost(0.009, 0.0)) == []
 
 
@@ -176,12 +201,12 @@ def test_casts_and_communication_that_stay_are_named_with_a_proposal_that_takes_
         rules.casts_dominate, result(plots=(layer(casts=(10.0, 9.0), transposes=(5.0, 5.0), rest=(85.0, 80.0)),))
     )
     assert text == (
-        "Casts and transposes take 15% of today's step of a layer, and 15% with the proposal (A layer): see `fused-tma-cast`."
+        "Casts and transposes take 15 % of a layer's step today, and 15 % with the proposal (A layer): see `fused-tma-cast`."
     )
     assert said(rules.casts_dominate, result(plots=(layer(casts=(10.0, 0.0), rest=(90.0, 90.0)),))) == []
     sent = layer(network=(10.0, 10.0), rest=(90.0, 90.0))
     (text,) = said(rules.network_dominates, result(plots=(sent,)))
-    assert text.startswith("Network takes 10%")
+    assert text.startswith("The network takes 10 %")
     assert text.endswith("see `communication-offload`.")
     (text,) = said(rules.network_dominates, result(plots=(sent,), name="communication-offload"))
     assert "see" not in text
@@ -192,7 +217,7 @@ def test_amdahls_law_is_told_where_it_leaves_little():
     """A ceiling of 1.2 is little, one of 1.3 is not, and one of 1 says that nothing was touched."""
     ceilings = [figure("timing.layer_ceiling", v, workload="llama", tensors="") for v in (1.2, 1.3, 1.0)]
     (text,) = said(rules.small_part, result(*ceilings))
-    assert text.startswith("A whole layer of llama gains at most 1.2")
+    assert text.startswith("A whole layer of llama becomes at most 1.2 times as fast")
 
 
 def test_linears_that_certainly_become_slower_are_named():
@@ -220,7 +245,7 @@ def test_power_of_two_scales_are_named_where_they_are_cheaper():
 
     (text,) = said(rules.cheaper_scales, scales(2.0, 1.4))
     assert text.startswith(
-        "UE8M0 scales, added to exponents, give 1.4 times today's area at groups of 128, instead of 2"
+        "UE8M0 scales, added to exponents, take 1.4 times today's area at groups of 128, instead of 2"
     )
     assert said(rules.cheaper_scales, scales(1.5, 1.4)) == said(rules.cheaper_scales, result()) == []
 

@@ -1,17 +1,20 @@
 """Running values of two registers, inverted opposing terms, offset exponents: known sums, and what is refused."""
 
+import shutil
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from strategies import KINDS
+from test_engine import operands
 
 from codesign.evidence.bounds.derive import bound
 from codesign.evidence.cost.rtl.ports import check as check_hardware
 from isa_model import matmul
 from isa_model.c_golden.source import check as check_c
 from isa_model.diagnostics import InputError
-from isa_model.engines import cpu
+from isa_model.engines import cpu, portable
 from isa_model.engines.plan import Plan, Unsupported
 from isa_model.instruction import Instruction
 
@@ -26,6 +29,13 @@ def chain(result, remainder=None, **fields):
     return Instruction.model_validate(
         {"a": "fp32", "b": "fp32", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 4}, "stages": stages} | fields
     )
+
+
+def two_registers(joins):
+    """Sums of two products of E4M3 in BF16 with a remainder, in a window unless the remainder joins the block."""
+    window = {} if joins == "block" else {"fraction_bits": 12, "rounding": "toward-zero"}
+    stage = {"terms": 2, "accumulator": True, "result": BF16, "remainder": {**BF16, "joins": joins}}
+    return chain(FP32, a="e4m3", b="e4m3", stages={"sum": stage | window})
 
 
 def summed(spec, x, c=0.0):
@@ -116,19 +126,30 @@ def test_a_remainder_belongs_to_the_last_stage():
 
 
 def test_what_cannot_compute_them_says_so():
-    """RTL, bounds and the model in C refuse two registers with a remedy; the compiled engine leaves them to numpy."""
+    """RTL, bounds and the model in C refuse two registers with a remedy."""
     spec = chain(FP32, BF16)
     for refuse in (check_hardware, check_c, lambda s: bound(s, 64)):
         with pytest.raises(InputError, match="remainder"):
             refuse(spec)
-    with pytest.raises(cpu.NoCompiler, match="portable"):
-        cpu.compiled(Plan(spec))
     inverted = chain(FP32, stages={"sum": {**_window(), "opposing": "complement"}})
     offset = chain(FP32, stages={"sum": {**_window(), "accumulator": {"offset": 1}}})
     for other in (inverted, offset):
-        for refuse in (check_hardware, lambda s: bound(s, 64)):
-            with pytest.raises(InputError):
-                refuse(other)
+        with pytest.raises(InputError):
+            bound(other, 64)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+@pytest.mark.parametrize("joins", ["sum", "block", "end"])
+def test_compiled_code_keeps_two_registers(monkeypatch, tmp_path, joins):
+    """The CPU engine, over several tiles and chunks of K, leaves the portable engine's codes, and those of golden.py."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = two_registers(joins)
+    for kind in KINDS:
+        a, b, c, _ = operands(spec, 3, kind, m=2, n=3, steps=3)
+        wanted = matmul(spec, a, b, c, engine="golden").view(np.uint32)
+        assert np.array_equal(cpu.matmul(spec, a, b, c), wanted), kind
+    a, b, c, _ = operands(spec, 4, "like", m=131, n=67, steps=80)
+    assert np.array_equal(cpu.matmul(spec, a, b, c), portable.matmul(spec, a, b, c))
 
 
 @pytest.mark.parametrize("offset", [-10000, -2, 3, 700, 800, 10000])

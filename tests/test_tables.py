@@ -9,6 +9,8 @@ from pathlib import Path
 import machine_code
 import pytest
 
+from codesign.figures.escape import Markdown
+from codesign.figures.markdown import table
 from isa_model.output_files import put
 from kernels.bench.records import read
 from kernels.bench.shapes import BenchGemm
@@ -35,10 +37,10 @@ def tables():
 
 def test_the_docs_show_the_newest_record_of_our_own_kernels(tables):
     """Every table of docs/gemm.md and docs/quantise.md is what the shipped records give, and none is empty."""
-    for (page, name), table in (tables.tables(tables.newest()) | tables.step_tables()).items():
+    for (page, name), made in (tables.tables(tables.newest()) | tables.step_tables()).items():
         text = (ROOT / "docs" / f"{page}.md").read_text()
-        assert f"<!-- {name}: begin -->\n{table}\n<!-- {name}: end -->" in text
-        assert table.count("\n") >= 2
+        assert f"<!-- {name}: begin -->\n{made}\n<!-- {name}: end -->" in text
+        assert made.count("\n") >= 2
 
 
 def test_a_ratio_is_the_peers_time_over_ours(tables):
@@ -46,9 +48,22 @@ def test_a_ratio_is_the_peers_time_over_ours(tables):
     record = tables.newest()
     shape = {"m": 4096, "n": 32768, "k": 512}
     peer, ours = (tables.us(record, "gemm.fprop", who, shape) for who in ("deep_gemm", "ours"))
-    (line,) = [row for row in tables.fprop(record) if row.startswith("| 4096, 32768, 512 ")]
+    lines = "\n".join(tables.fprop(record)).splitlines()
+    (line,) = [row for row in lines if row.startswith("| 4096, 32768, 512 ")]
     assert f"| {peer / ours:.2f} |" in line
     assert tables.geomean([2.0, 0.5, None]) == pytest.approx(1.0)
+
+
+def test_a_cell_of_a_markdown_table_begins_no_column_and_no_html():
+    """Pipes and HTML of a cell are shown as they are, None is empty, and columns of numbers end on the right."""
+    made = table("what | value:", [("a | b", None), ("<b> x \\| y", 1), (Markdown("one<br>two"), 2)])
+    assert made.splitlines() == [
+        "| what | value |",
+        "|---|---:|",
+        r"| a \| b |  |",
+        r"| &lt;b> x \| y | 1 |",
+        "| one<br>two | 2 |",
+    ]
 
 
 def test_text_is_put_between_its_marks_alone(tmp_path):

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from codesign.explore.run import BATCH, Runner, SerialExecutor
+from codesign.explore.run import BATCH, Runner, SerialExecutor, cores, dask, work
 from codesign.explore.search import Search
 from codesign.explore.space import parse_space
 from codesign.explore.store import Store
@@ -79,16 +79,20 @@ class Counting:
         return toy(batch)
 
 
-def points_of(folder, text=TEXT, by=toy, size=BATCH):
+def alone():
+    """This process as an executor."""
+    return nullcontext((SerialExecutor(), 1))
+
+
+def points_of(folder, text=TEXT, by=toy, size=BATCH, start=alone):
     """Explore a toy in a folder; return its space, its base and its points."""
     made, base = space(text)
-    runner = Runner(Store(Path(folder)), lambda: nullcontext((SerialExecutor(), 1)), size, by)
-    return made, base, Search(made, base, runner).run()
+    return made, base, Search(made, base, Runner(Store(Path(folder)), start, size, by)).run()
 
 
-def explored(folder, text=TEXT, by=toy, size=BATCH):
+def explored(folder, text=TEXT, by=toy, size=BATCH, start=alone):
     """Explore a toy in a folder; return its table as text."""
-    made, _, points = points_of(folder, text, by, size)
+    made, _, points = points_of(folder, text, by, size, start)
     return as_csv(rows(made, points))
 
 
@@ -98,7 +102,14 @@ def slow(batch):
     return toy(batch)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # toy_space.py FOLDER [pool|asks|works|tcp://...]
+    from toy_space import slow as by  # processes find it by this name
+
+    folder, way = sys.argv[1], sys.argv[2] if sys.argv[2:] else "alone"
+    ways = {"alone": alone, "pool": lambda: cores(2), "asks": None}
     print("started", flush=True)
-    text = explored(sys.argv[1], by=slow, size=2)
-    print(json.dumps(text), flush=True)
+    if way == "works":
+        work(Store(Path(folder), keys_only=True), idle=3600, by=by, size=2)
+    else:
+        made = explored(folder, by=by, size=2, start=ways[way] if way in ways else lambda: dask(way, 2))
+        print(json.dumps(made), flush=True)

@@ -94,12 +94,12 @@ def summary(found: Difference) -> str:
     better = sum(change.change == "better" for change in found.figures)
     parts = [
         f"{turned or 'no'} {'verdict' if turned == 1 else 'verdicts'} turned",
-        f"of {found.compared} figures in both, {len(found.figures)} lie outside each other's intervals"
-        + (f" ({better} better, {len(found.figures) - better} worse)" if found.figures else ""),
+        f"{len(found.figures) or 'none'} of {found.compared:,} figures in both lie{'s' * (len(found.figures) < 2)} outside "
+        "the other's interval" + (f" ({better} better, {len(found.figures) - better} worse)" if found.figures else ""),
         f"{found.moved} moved within" if found.moved else "",
         f"{found.undecided} moved, but have no interval" if found.undecided else "",
         f"{found.added} are new" if found.added else "",
         f"{found.removed} are gone" if found.removed else "",
     ]
-    text = ", ".join(filter(None, parts)) + "."
+    text = "; ".join(filter(None, parts)) + "."
     return text[0].upper() + text[1:]

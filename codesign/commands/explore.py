@@ -71,7 +71,7 @@ def explore(
         if more is None or len(more) != 1:
             raise InputError.of("work takes a folder", f"codesign explore work {FOLDER}")
         with Progress("exploring as a worker") as progress:
-            done = run.work(Store(Path(more[0])), idle, progress.update, size=size)
+            done = run.work(Store(Path(more[0]), keys_only=True), idle, progress.update, size=size)
         print(f"{done} results", file=sys.stderr)
         return 0
     if more:

@@ -49,7 +49,7 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
     drawn: dict[str, Any] = {
         "space": space,
         "headline": headline(space, points),
-        "findings": list(_findings(space, points, found)),
+        "findings": [*space.findings, *_findings(space, points, found)],
         "pictures": picture.static(space, points),
         "front": on,
         "knee": knee(space, points),

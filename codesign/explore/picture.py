@@ -130,27 +130,27 @@ def interactive(space: Space, points: Sequence[Point]) -> dict[str, Any]:
     )
 
     def axis(name: str) -> dict[str, Any]:
-        log = _wide([_number(p, name) for p in some]) if name in space.objectives or space.axes[name].ordered else False
         title = heading(name, space.objectives[name]) if name in space.objectives else name
-        kind = "quantitative" if name in space.objectives or space.axes[name].ordered else "nominal"
-        return {
-            "field": name,
-            "type": kind,
-            "title": title,
-            "scale": {"type": "log"} if log else {"zero": False} if kind != "nominal" else {},
-        }
+        if name in space.axes and not space.axes[name].ordered:
+            return {"field": name, "type": "nominal", "title": title}
+        values = [_number(p, name) for p in some]
+        ends = [min(values), max(values)] if values else [0, 1]  # menus leave the axes as they are
+        scale = {"type": "log" if _wide(values) else "linear", "domain": ends, "nice": True}
+        return {"field": name, "type": "quantitative", "title": title, "scale": scale}
 
     states = [s for s in COLOURS if any(p.status == s for p in some)]
     tooltip = [
         {"field": f, "type": "nominal" if f in ("point", "state") or f in space.axes else "quantitative"}
         for f in (rows[0] if rows else ())
     ]
+    brushes = [f"brush_{i}" for i in range(len(pairs(space)))]
+    marked = {"test": {"and": [{"param": name} for name in brushes]}, "value": 0.85}
     plots = [
         {
             "width": 430,
             "height": 340,
             "transform": [{"filter": kept}],
-            "params": [{"name": f"brush_{i}", "select": {"type": "interval", "resolve": "union"}}],
+            "params": [{"name": brush, "select": "interval"}],
             "mark": {"type": "point", "filled": True, "cursor": "pointer"},
             "encoding": {
                 "x": axis(x),
@@ -161,14 +161,14 @@ def interactive(space: Space, points: Sequence[Point]) -> dict[str, Any]:
                     "scale": {"domain": states, "range": [COLOURS[s] for s in states]},
                 },
                 "size": {"condition": {"test": "datum.state == 'front'", "value": 70}, "value": 18},
-                "opacity": {"condition": {"param": f"brush_{i}", "value": 0.85}, "value": 0.1},
+                "opacity": {"condition": marked, "value": 0.1},
                 "tooltip": tooltip,
             },
         }
-        for i, (x, y) in enumerate(pairs(space))
+        for brush, (x, y) in zip(brushes, pairs(space), strict=True)
     ]
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "data": {"values": rows},
         "params": menus,
         "hconcat": plots,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -104,6 +104,8 @@ def dask(address: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
         print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
         with client, client.get_executor(retries=TRIES, pure=False) as executor:
             yield executor, 4 * max(processes, sum(client.nthreads().values()))
+    except (CancelledError, distributed.KilledWorker) as error:  # the scheduler was killed, or too many workers
+        raise BrokenExecutor(str(error)) from None
     finally:
         if cluster is not None:
             cluster.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from itertools import product
 from keyword import iskeyword
@@ -18,6 +19,7 @@ from codesign.explore.conditions import compiled
 from codesign.figures.metric import Metric, metric_named
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.parts import MOST, Claim, Few, Once, SourceName, Value, by_name
+from codesign.proposal.proposal import Proposal
 from codesign.proposal.shipped import proposal_file
 from codesign.workloads.gemms import select
 from isa_model.diagnostics import SLUG, Document, InputError, Problem, at, closest, read_yaml
@@ -157,6 +159,8 @@ class Space(Spec):
     """One line on the question that the space answers."""
     source: str = ""
     """Author of the question, with the document and section."""
+    findings: tuple[str, ...] = Field(default=(), max_length=3)
+    """What the space has shown, in up to three sentences, which its page begins with."""
     base: str
     """Proposal that the points change: the name of a shipped one, or a file beside the space file."""
     change: dict[str, Any] = Field(default_factory=dict)
@@ -317,11 +321,16 @@ def _own_problems(document: Document, space: Space, base: Base) -> Iterator[Prob
     try:
         parse_proposal(Document(base.name, proposal_data(base.data, space), []))
     except InputError as error:
+        for field in space.change.keys() - Proposal.model_fields.keys():
+            hint = "the instruction's own are in `change`: `change: {change: {...}}`"
+            yield document.problem(("change", field), f"a proposal has no field `{field}`", hint)
         for p in error.problems:
-            if p.path[:1] in (("workloads",), ("tensors",)) and p.path[:1] in document.keys:
-                yield document.problem(p.path, p.message, p.hint)
-            elif p.path[:1] and p.path[0] in PROSE and ("change", p.path[0]) in document.keys:
+            if p.path[:1] and p.path[0] in PROSE and ("change", p.path[0]) in document.keys:
                 yield document.problem(("change", *p.path), p.message, p.hint)
+            elif p.path[:1] in (("workloads",), ("tensors",)):
+                own = [(key,) for key in ("workloads", "tensors") if (key,) in document.keys]
+                place = p.path if p.path[:1] in own else (own or [("base",)])[0]
+                yield document.problem(place, p.message, p.hint)
     for name, objective in space.objectives.items():
         try:
             select(objective.workload) if objective.workload else None
@@ -338,6 +347,9 @@ def _field_problems(document: Document, space: Space, base: Base) -> Iterator[Pr
             place = ("change", *p.path) if p.path in (("base",), ("change",)) else ("change",)
             yield document.problem(place, p.message, p.hint)
         return
+    with suppress(InputError):  # with the fields that the base leaves out
+        proposal = parse_proposal(Document(base.name, proposal_data(base.data, space), []))
+        spec = written(proposal.proposed().model_dump(), spec)
     for name, axis in space.axes.items():
         steps = (axis.field or "").split(".")
         node: Any = spec
@@ -354,21 +366,34 @@ def _field_problems(document: Document, space: Space, base: Base) -> Iterator[Pr
 
 
 def _value_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield a problem for each axis none of whose values gives a proposal, the others at their first or last values."""
-    for name, axis in space.axes.items():
-        fault: InputError | None = None
-        for value, end in product(axis.choices[:MOST], (0, -1)):
-            settings = {other: own.choices[end] for other, own in space.axes.items()} | {name: value}
-            if not space.allows(settings):
-                continue
-            try:
-                parse_proposal(Document(base.name, proposal_data(patched(space, base, settings), space), []))
-                break
-            except InputError as error:
-                fault = fault or error
-        else:
-            for p in fault.problems if fault else ():
-                yield document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint)
+    """Yield a problem for each axis none of whose values gives a proposal, the others at their first or last values.
+
+    If some of these axes give none on the base alone either, the others are not to blame.
+    """
+    ends = [{name: axis.choices[end] for name, axis in space.axes.items()} for end in (0, -1)]
+    faults = {
+        name: fault
+        for name, axis in space.axes.items()
+        if (fault := _fault(space, base, (o | {name: v} for v in axis.choices[:MOST] for o in ends)))
+    }
+    alone = [name for name in faults if _fault(space, base, ({name: v} for v in space.axes[name].choices[:MOST]))]
+    for name in alone or faults:
+        for p in faults[name].problems:
+            yield document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint)
+
+
+def _fault(space: Space, base: Base, every: Iterable[Settings]) -> InputError | None:
+    """Return what is wrong with the first of some settings, or None if one of them gives a proposal or all are left out."""
+    fault: InputError | None = None
+    for settings in every:
+        if len(settings) == len(space.axes) and not space.allows(settings):
+            continue
+        try:
+            parse_proposal(Document(base.name, proposal_data(patched(space, base, settings), space), []))
+            return None
+        except InputError as error:
+            fault = fault or error
+    return fault
 
 
 def proposal_data(data: dict[str, Any], space: Space, name: str = "point", title: str = "") -> dict[str, Any]:

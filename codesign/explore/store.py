@@ -42,6 +42,8 @@ BEAT = STALE / 5
 GRANULARITY = 2_000_000_000
 """Nanoseconds within which two changes of a folder may have the same time."""
 
+NOTHING: dict[str, Any] = {}
+"""What is kept of a result of which only the key is."""
 MOST_PACK = 1024 * MIB
 """Bytes of a pack that are read."""
 _Number = Annotated[float, Field(allow_inf_nan=False)] | None
@@ -61,9 +63,12 @@ _RESULT = TypeAdapter(_Result)
 class Store:
     """Results by key in a folder, and claims on batches of them."""
 
-    def __init__(self, folder: Path, stale: float = STALE) -> None:
-        """Raises InputError if the folder cannot be made or written to."""
-        self.folder, self.stale = folder, stale
+    def __init__(self, folder: Path, stale: float = STALE, keys_only: bool = False) -> None:
+        """With `keys_only`, only which results there are is kept, for workers beside millions of them.
+
+        Raises InputError if the folder cannot be made or written to.
+        """
+        self.folder, self.stale, self.keys_only = folder, stale, keys_only
         self.results: dict[str, dict[str, Any]] = {}
         """Results read or written so far."""
         self.owner = f"{platform.node()} {os.getpid()} {_started(os.getpid())}"
@@ -106,7 +111,7 @@ class Store:
             if pack.stem == _name(content):
                 self._packs.add(pack.name)
                 for result in [_RESULT.validate_json(line) for line in content.splitlines()]:
-                    self.results.setdefault(result["key"], dict(result))
+                    self.results.setdefault(result["key"], NOTHING if self.keys_only else dict(result))
 
     def write(self, results: Sequence[dict[str, Any]]) -> None:
         """Keep results that are not there yet, as one pack. Raises InputError if they cannot be written."""
@@ -118,7 +123,7 @@ class Store:
         with self.told():
             write_atomically(self.folder / "points" / name[:1] / f"{name}.jsonl", content)
         self._packs.add(f"{name}.jsonl")
-        self.results.update(fresh)
+        self.results.update(dict.fromkeys(fresh, NOTHING) if self.keys_only else fresh)
 
     # -- claims --------------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ class Metric:
     """Better direction. zero: a signed quantity, whose magnitude is bounded and compared."""
     absent: str = "no figure covers it"
     """Reason for a missing figure."""
+    share: bool = False
+    """True for a share of outputs, elements or SMs: never above 1."""
     comparison: Comparison = "ratio"
     axis: Axis | None = None
     """Rules for comparing proposals on this metric; None: they are not compared."""

@@ -16,6 +16,16 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
+def percent(share: float) -> str:
+    """Return a share in whole percent."""
+    return f"{100 * share:.0f} %"
+
+
+def figures_of(figures: Iterable[Figure], metric: str, variant: str = "proposal") -> list[Figure]:
+    """Return the figures of a metric and a variant, without those of swept values."""
+    return [f for f in figures if (f.metric, f.variant, f.at) == (metric, variant, None)]
+
+
 def worst(figures: Iterable[Figure]) -> Figure | None:
     """Return the worst figure of a metric; None if there is none."""
     return max(figures, key=lambda f: metric_named(f.metric).badness(f.value), default=None)
@@ -30,7 +40,7 @@ def compared(
     """Return the worst figure of each variant in words; variants with the same `text` are named together."""
     groups: dict[str, list[str]] = {}
     for variant, about in words.items():
-        found = worst(f for f in figures if (f.metric, f.variant, f.at) == (metric, variant, None))
+        found = worst(figures_of(figures, metric, variant))
         if found:
             groups.setdefault("not finite" if found.value is None else text(found), []).append(about)
     return listed([f"{value} {listed(about)}" for value, about in groups.items()])

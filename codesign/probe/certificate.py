@@ -16,7 +16,7 @@ from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import Data, Path, at
 from codesign.probe.questions import DIRECTED
 from codesign.probe.scoring import Scored
-from isa_model.engines.plan import Plan, Unsupported
+from isa_model.engines.plan import Plan, Unsupported, aligned_to
 from isa_model.instruction import Instruction
 from isa_model.stimulus import KINDS
 
@@ -256,9 +256,11 @@ def because(spec: Instruction, other: Instruction, path: Path, searched: int) ->
         stage, terms = plan.stages[path[1]], plan.addends[path[1]]
         if stage.fraction_bits is None:
             continue
-        lowest, highest = min(t.lsb for t in terms), max(t.top for t in terms)
-        unit = highest if name == "fraction_bits" else stage.zero_exponent
-        if unit is not None and unit - stage.fraction_bits > lowest:
+        if name == "zero_exponent" and (not stage.result or stage.drop_beyond is not None):
+            return nothing  # the exponent that the sum is aligned to counts by itself, too
+        lowest, kept = min(t.lsb for t in terms), min(stage.fraction_bits, stage.accumulator_fraction_bits or 0)
+        unit = aligned_to(stage, terms) if name == "fraction_bits" else stage.zero_exponent
+        if unit is not None and unit - kept > lowest:
             return nothing
     if name == "zero_exponent":
         return "proved: zeros of this exponent cut no bit that a term can have"

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import PositiveInt
 
 from codesign.proposal.quantisation import Quantisation
+from codesign.workloads.gemms import Inputs
 from isa_model.diagnostics import read_yaml
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
+from isa_model.library import load
 from isa_model.operand_fields import ScaleOperand, Scaling
 from isa_model.promotion import promoted
 from isa_model.stage import FormatRef, Spec
@@ -46,12 +48,17 @@ class Baseline(Spec):
     """Format of tensors sent to experts, with power-of-two scales; null: BF16."""
     quantisation: Quantisation = Quantisation()
     """Quantisation rules of the operands."""
+    inputs: Inputs = "bf16"
+    """Format of tensors that it is for; those for BF16 tensors take FP32 tensors, too."""
+    instruction: str | dict[str, Any] | None = None
+    """Instruction that it uses in place of the base: a name of the catalogue, or a spec; null: the base."""
 
-    def fits(self, base: Instruction) -> bool:
-        """Return whether the baseline fits the operands, accumulator and scales of a base."""
+    def fits(self, base: Instruction, inputs: Inputs) -> bool:
+        """Return whether the baseline fits the operands, accumulator and scales of a base, and the tensors' format."""
         own = base.scale.a or base.scale.b if base.scale else None
         return (
-            {base.a.name, base.b.name} <= set(self.operands)
+            self.inputs in ("bf16", inputs)
+            and {base.a.name, base.b.name} <= set(self.operands)
             and (not self.accumulators or base.accumulator.name in self.accumulators)
             and (own.format.name if own else None) == self.scales
             and (self.promote_every is None or self.promote_every % base.span == 0)
@@ -59,6 +66,9 @@ class Baseline(Spec):
 
     def around(self, base: Instruction) -> Instruction:
         """Return the base with the baseline's promotion around it. Raises InputError if promotion does not fit."""
+        if self.instruction is not None:
+            spec = self.instruction
+            return load(spec) if isinstance(spec, str) else Instruction.model_validate({"name": self.name, **spec})
         if self.promote_every is None:
             return base
         scale = None
@@ -81,6 +91,6 @@ def baselines() -> dict[str, Baseline]:
     return {name: Baseline.model_validate({"name": name, **fields}) for name, fields in listed.items()}
 
 
-def fitting(base: Instruction) -> list[Baseline]:
-    """Return the baselines that fit a base, the default first. The list is never empty."""
-    return [b for b in baselines().values() if b.fits(base)] or [baselines()[FALLBACK]]
+def fitting(base: Instruction, inputs: Inputs = "bf16") -> list[Baseline]:
+    """Return the baselines that fit a base and tensors, the default first. The list is never empty."""
+    return [b for b in baselines().values() if b.fits(base, inputs)] or [baselines()[FALLBACK]]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from codesign.proposal.baselines import fitting
 from codesign.proposal.parts import MOST, OWN_VARIANTS, Claim, Layer, Sweep, by_name
 from codesign.proposal.proposal import Proposal, claim_faults
+from codesign.proposal.slice_faults import slice_faults
 from codesign.workloads import tensor_file
 from isa_model.diagnostics import Document, InputError, Loc, Problem, closest, read_yaml, suggest
 from isa_model.explain import explain
@@ -196,6 +197,15 @@ def _instruction_problems(document: Document, proposal: Proposal) -> list[Proble
         problems.append(document.problem(("change",), message, hint))
     if problems:
         return problems
+    for rule, place, specs in (
+        (proposal.rule, ("quantisation",), [proposal.multiplying(value) for value in (None, *proposal.swept)]),
+        (proposal.practice.quantisation, ("software", "quantisation"), [proposal.software_instruction]),
+    ):
+        for spec in specs:
+            for field, text, hint in slice_faults(rule, spec, proposal.inputs, proposal.path is not None):
+                problems.append(document.problem((*place, *field), text, hint, key=field == ("slices",)))
+        if problems:
+            return problems
     if "training" in document.data and (problem := _training_problem(document, proposal)):
         problems.append(problem)
     try:
@@ -209,7 +219,7 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
     """Return a fault if the baseline does not fit the base, or its promotion the base's sums or the groups."""
     software, base, practice = proposal.software, proposal.today, proposal.practice
     named = "baseline" if isinstance(document.data.get("software"), dict) else None
-    there = [b.name for b in fitting(base)]
+    there = [b.name for b in fitting(base, proposal.inputs)]
     if software.baseline and software.baseline not in there:
         hint = f"baselines of this base: {', '.join(there)}"
         loc = ("software", named) if named else ("software",)
@@ -222,6 +232,10 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
             "the base applies its group scales itself; promotion in software would apply them twice",
             "leave `promote_every` and `group` out",
         )
+    if practice.quantisation.slices and {software.promote_every, software.group} - {"baseline"}:
+        message = f"`{practice.name}` multiplies slices, which have a promotion of their own"
+        hint = "`quantisation: {slices: {products: ..., promote_every: ...}}` under `software`"
+        return document.problem(("software",), message, hint)
     every, group = practice.promote_every, practice.group
     if group and (every is None or group % every):
         step = f"a promotion every {every}" if every else "sums that are not promoted"
@@ -238,6 +252,9 @@ def _software_problem(document: Document, proposal: Proposal) -> Problem | None:
 
 def _training_problem(document: Document, proposal: Proposal) -> Problem | None:
     """Return a fault if the training recipe is missing or does not fit the instruction, or if casts are random."""
+    if not proposal.is_trained and proposal.path is None:
+        message = "no training run has FP32 tensors or operands in slices"
+        return document.problem(("training",), message, "no `training`")
     if proposal.quantisation.random:
         message = "training rounds operands the same for every seed; only `numerics` casts at random"
         return document.problem(("training",), message, "no `training`, or no `quantisation: {random: ...}`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codesign.proposal.proposal import Proposal
+from codesign.proposal.quantisation import Quantisation, Slices
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleOperand, Sparsity
@@ -52,7 +53,9 @@ def page(instruction: Instruction) -> tuple[ManualSection, ...]:
 def proposal_page(proposal: Proposal) -> tuple[ManualSection, ...]:
     """Return the manual page of a proposal: its operand path, then the instruction, which may be today's."""
     on_the_way = (path_page(proposal.path.steps, proposal.path.operands),) if proposal.path else ()
-    return (*on_the_way, *page(proposal.proposed()))
+    slices = proposal.rule.slices
+    around = (slices_page(slices, proposal.rule, proposal.inputs),) if slices else ()
+    return (*on_the_way, *around, *page(proposal.proposed()))
 
 
 def _synopsis(spec: Instruction) -> tuple[str, ...]:
@@ -332,6 +335,32 @@ def path_page(steps: tuple[Step, ...], operands: tuple[str, ...]) -> ManualSecti
         if not step.on_sms:
             lines[-1] += " An engine outside the SMs does it."
     return ManualSection(title="On the way", lines=tuple(lines), steps=True)
+
+
+def slices_page(slices: Slices, rule: Quantisation, inputs: str) -> ManualSection:
+    """Return the section on slices, which software cuts and whose products it issues, as numbered steps."""
+    scaled = rule.scales == "row" and rule.powers_of_two
+    last = _ROUNDING[str(rule.rounding)]
+    first = _ROUNDING[str(slices.rounding)] if slices.count > 1 else last
+    cut = (
+        "Divide each row of A and each column of B by a power of two, the least under which nothing is cut off; round"
+        if scaled
+        else "Round each element"
+    )
+    lines = [f"Start from A and B in {inputs.upper()}. {cut} to the operand's format, {first}: slice 0."]
+    if slices.count > 1:
+        others = "slice 1" if slices.count == 2 else f"slices 1 to {slices.count - 1}"
+        lines.append(f"Do the same with what is left of each element, for {others}; the last is rounded {last}.")
+    pairs = ", ".join(f"A{i} B{j}" for i, j in slices.products)
+    each = "one accumulator for each" if scaled else "all into one accumulator"
+    lines.append(f"Multiply these slices at every step along K, an instruction each, in this order, {each}: {pairs}.")
+    if slices.promote_every:
+        by = "multiply by the powers of two of both slices and " if scaled else ""
+        lines.append(
+            f"After every {slices.promote_every} of K, take the sums, in the same order, {by}add in FP32, to nearest, ties to "
+            "even."
+        )
+    return ManualSection(title="In software, around the instruction", lines=tuple(lines), steps=True)
 
 
 def _grouped(step: Step) -> str:

@@ -25,6 +25,7 @@ from isa_model.diagnostics import InputError, at, suggest, together
 from isa_model.formats import later
 from isa_model.library import raw
 from isa_model.path import Steps
+from isa_model.printable import visible
 from isa_model.stage import Spec
 
 MOST = 256
@@ -212,6 +213,9 @@ class Claim(Spec):
                         f"at_most: {abs(bound):g} bounds it on both sides",
                     )
                 raise at(name, message=f"`{self.metric}` {what}", hint=hint)
+            if metric.share and bound is not None and bound > 1 and self.relative_to is None:
+                percent = f"{name}: {bound / 100:g} is {bound:g} %" if bound <= 100 else "a bound from 0 to 1"
+                raise at(name, message=f"`{self.metric}` is a share, which is never above 1", hint=percent)
         return self
 
     def _has_bound(self) -> None:
@@ -339,6 +343,13 @@ class Sweep(Spec):
         if len(self.values) + len(self.changes) < 2:
             where = "values" if self.field is not None else "changes"
             raise at(where, message="a sweep needs two variants at least", hint="with one, write it into `change`")
+        for name in self.changes:
+            if not str(name).strip() or "," in str(name) or not str(name).isprintable():
+                message = f"`{visible(str(name))}` cannot name a variant"
+                raise at("changes", str(name), message=message, hint="a name without commas, as plots and `at` show it")
+        if self.across and self.field is not None and self.field == self.across.field:
+            message = f"`{self.field}` is swept twice, and the second value would replace the first"
+            raise at("across", "field", message=message, hint="one sweep with all values, or another field")
         if self.across and (self.across.across or len(self.points) > MOST):
             what = (
                 "two sweeps can be combined"

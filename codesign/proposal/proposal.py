@@ -22,10 +22,10 @@ from codesign.proposal.parts import Training as Training
 from codesign.proposal.parts import Value as Value
 from codesign.proposal.parts import Variant as Variant
 from codesign.proposal.quantisation import Quantisation as Quantisation
-from codesign.workloads.gemms import Gemm, own, select
+from codesign.workloads.gemms import Gemm, Inputs, own, select
 from codesign.workloads.tensors import CAPTURED
 from isa_model.cast import Cast
-from isa_model.diagnostics import SLUG, at, suggest, together
+from isa_model.diagnostics import SLUG, InputError, at, suggest, together
 from isa_model.formats import later
 from isa_model.instruction import Instruction
 from isa_model.library import changed, raw
@@ -61,7 +61,10 @@ class Proposal(Spec):
     """Questions that the hardware team would have to settle."""
     weights: Cast | None = later(None)
     """Cast that the model's weights have gone through before any variant takes them, as those of a model trained in a narrow
-    format; default: BF16. Groups are (output features, input features). Errors are against the product of these weights."""
+    format; default: none. Groups are (output features, input features). Errors are against the product of these weights."""
+    inputs: Inputs = later("bf16")
+    """Format of tensors before they are quantised, and of D in fprop and dgrad; paths, times, training
+    and models have BF16 alone. Synthetic tensors are drawn in FP64 and rounded to it; captured ones are BF16."""
     quantisation: Quantisation = Quantisation()
     """Rules by which operands are quantised."""
     software: Software = Software()
@@ -100,7 +103,9 @@ class Proposal(Spec):
     def trials(self) -> list[tuple[Gemm, str]]:
         """Pairs of a GEMM and a tensor source that has operands for it."""
         gemms = dict.fromkeys(
-            replace(g, weights=self.weights) for workload in self.workloads for g in self.select(workload)
+            replace(g, weights=self.weights, inputs=self.inputs, recorded=g.recorded if self.inputs == "bf16" else None)
+            for workload in self.workloads
+            for g in self.select(workload)
         )
         return [(g, tensors) for g in gemms for tensors in self.tensors if tensors != CAPTURED or g.recorded]
 
@@ -112,6 +117,16 @@ class Proposal(Spec):
                 at("rate", message="only the path changes: the instruction has today's rate", hint="drop `rate`")
             )
         faults += self._weight_faults()
+        if self.inputs == "fp32" and CAPTURED in self.tensors:
+            message = "captured tensors are BF16"
+            hint = "synthetic sources, or `inputs: bf16`"
+            faults.append(at("tensors", self.tensors.index(CAPTURED), message=message, hint=hint))
+        if self.inputs == "fp32" and self.path:
+            faults.append(at("path", message="casts on a path start from BF16", hint="`inputs: bf16`, or no `path`"))
+        if self.inputs == "fp32":
+            message = "D leaves in FP32, where the last bit of every sum shows"
+            about = (i for i, claim in enumerate(self.claims) if claim.metric == "numerics.changed_share")
+            faults += [at("claims", i, "metric", message=message, hint="numerics.output_error") for i in about]
         if faults:
             raise together(faults)
         return self
@@ -134,6 +149,16 @@ class Proposal(Spec):
         """True if only the operands' path changes, and the instruction stays as it is."""
         return self.path is not None and not self.change and self.sweep is None
 
+    @property
+    def in_slices(self) -> bool:
+        """True if operands of the proposal or of today's software are sums of slices."""
+        return any(rule.slices for rule in (self.rule, self.practice.quantisation))
+
+    @property
+    def is_trained(self) -> bool:
+        """True if recipes have the proposal's numerics: BF16 tensors, whole operands, and no path."""
+        return self.path is None and not self.in_slices and self.inputs == "bf16"
+
     # -- instructions ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -144,7 +169,8 @@ class Proposal(Spec):
     @property
     def practice(self) -> Baseline:
         """The software baseline: the named one or the default of the base, with the changes in `software`."""
-        chosen = baselines()[self.software.baseline] if self.software.baseline else fitting(self.today)[0]
+        named = self.software.baseline
+        chosen = baselines()[named] if named else fitting(self.today, self.inputs)[0]
         changed: dict[str, Any] = {
             name: value for name in ("promote_every", "group") if (value := getattr(self.software, name)) != "baseline"
         }
@@ -155,7 +181,7 @@ class Proposal(Spec):
     @property
     def others(self) -> list[Baseline]:
         """The other baselines that fit the base."""
-        return [b for b in fitting(self.today) if b.name != self.practice.name]
+        return [b for b in fitting(self.today, self.inputs) if b.name != self.practice.name]
 
     @property
     def rule(self) -> Quantisation:
@@ -197,6 +223,10 @@ class Proposal(Spec):
         """
         from codesign.proposal.recipe import load_recipe
 
+        if self.in_slices or self.inputs != "bf16":
+            raise InputError.of(
+                "recipes have BF16 tensors, and operands in one slice", "a proposal without `inputs` and `slices`"
+            )
         rules = load_recipe(self.training.recipe, self.training.change)
         bare = self.practice.quantisation.model_copy(update={"headroom": None})
         if variant == "today":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import floor, log2, sqrt
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from codesign.workloads.gemms import Gemm, Role
 from isa_model.cast import FLOORS, Cast, CastLevel
-from isa_model.formats import FORMATS, Format
+from isa_model.diagnostics import at
+from isa_model.formats import FORMATS, Format, later
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleOperand
 from isa_model.rounding import Rounding
@@ -22,6 +23,10 @@ WIDE = 7
 more, would overflow FP32."""
 
 
+Slice = Annotated[int, Field(ge=0, le=7)]
+"""Number of a slice of an operand, 0 for the largest."""
+
+
 class CoarsestScales(Spec):
     """Rules of the coarsest of several levels of scales, where they differ from those of the others."""
 
@@ -29,6 +34,36 @@ class CoarsestScales(Spec):
     """Number to which the largest magnitude of its group is scaled, times the largest scales of the finer levels."""
     scale_rounding: Deterministic | None = None
     """Rounding mode of its scales."""
+
+
+class Slices(Spec):
+    """Operands as sums of slices, whose products are instructions of their own: 3xTF32, BF16x9, the Ozaki scheme.
+
+    Slice 0 is the cast of an element, slice 1 the cast of what slice 0 leaves of it, and so on; the differences are exact in
+    FP32. At every step along K, an instruction for each of `products` adds to the same accumulator.
+    Slices with scales (integers and other narrow formats) have one for each row of A and column of B, a power of two. Each of
+    their products has an accumulator of its own, which is scaled and added in FP32.
+    """
+
+    products: tuple[tuple[Slice, Slice], ...] = Field(min_length=1, max_length=64)
+    """Pairs of a slice of A and a slice of B that are multiplied, in this order: `[[1, 0], [0, 1], [0, 0]]` for 3xTF32."""
+    rounding: Deterministic = Rounding.NEAREST_EVEN
+    """Rounding of every slice but the last, whose rounding is that of the elements."""
+    promote_every: PositiveInt | None = None
+    """Elements of K after which partial sums leave the instruction and are added in FP32, to nearest even; null: all of K.
+    Slices with scales need it."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Slices:
+        for i, pair in enumerate(self.products):
+            if pair in self.products[:i]:
+                raise at("products", i, message=f"slices {list(pair)} are multiplied twice", hint="remove one of them")
+        return self
+
+    @property
+    def count(self) -> int:
+        """Number of slices of an operand."""
+        return 1 + max(map(max, self.products))
 
 
 class Quantisation(Spec):
@@ -63,6 +98,9 @@ class Quantisation(Spec):
     tensor_scale: bool | None = None
     """True if a whole operand is first scaled in FP32 so that its largest group has the largest scale, as for NVFP4, whose
     scale format has a narrow range. Only for operands with group scales."""
+    slices: Slices | None = later(None)
+    """Slices whose sum an operand is, as in emulations of FP32; default: the baseline's, or one, which is
+    `products: [[0, 0]]`."""
     floor: float = Field(default=1e-30, ge=FLOORS[0], le=FLOORS[1])
     """Lower limit of a group's largest magnitude (1e-4 in DeepSeek-V3's public inference code, which would erase small
     gradients)."""

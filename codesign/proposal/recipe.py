@@ -287,7 +287,18 @@ class Recipe(Spec):
         """
         if instruction.sparsity:
             raise InputError.of(
-                f"{instruction.name or 'the instruction'} is sparse, and no recipe prunes what it trains"
+                f"{instruction.name or 'the instruction'} is sparse, and no recipe prunes what it trains",
+                "`sparsity: null` for the same sums of dense tensors",
+            )
+        if instruction.codebook:
+            raise InputError.of(
+                f"{instruction.name or 'the instruction'} looks elements up, and no recipe makes tables of what it trains",
+                "`codebook: null` for the same sums, or a table of fixed numbers as a format",
+            )
+        if any(side.coarser for side in instruction.scales):
+            raise InputError.of(
+                f"{instruction.name or 'the instruction'} takes several levels of scales, and a recipe's casts make one",
+                "no `coarser`: the finest level alone",
             )
         changed = _fields(self)
         for name, gemm in zip(("fprop", "dgrad", "wgrad"), self.gemms, strict=True):

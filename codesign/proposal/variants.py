@@ -43,7 +43,7 @@ def variants(proposal: Proposal) -> Iterator[Compared]:
     """Yield the variants in order: today's instruction, today's software, the proposal, each swept value, exact sums of the
     proposal's operands, and the other baselines of the base under their names."""
     practice, path = proposal.practice, proposal.path
-    bare = practice.quantisation.model_copy(update={"headroom": None})
+    bare = practice.quantisation.model_copy(update={"headroom": None, "slices": None})
 
     def on_the_way(steps: tuple[Step, ...], instruction: Instruction, rule: Quantisation) -> Flows:
         flows = usual(practice, instruction, rule)
@@ -94,5 +94,6 @@ def _computed(proposal: Proposal, compared: Compared, gemm: Gemm) -> tuple[str, 
         cast, _ = operand_cast(compared.rule or proposal.rule, instruction, gemm, which)
         steps = behind(gemm, gemm.a if which == "a" else gemm.b, compared.flows)
         found += [cast.model_dump_json(), *(s.model_dump_json(exclude={"at", "on_sms"}) for s in steps)]
-        found += [str((compared.rule or proposal.rule).tensor_scale)]
+        rule = compared.rule or proposal.rule
+        found += [str(rule.tensor_scale), str(rule.slices)]
     return tuple(found)

@@ -20,7 +20,7 @@ from codesign.report.write import environment
 from codesign.verdicts.compare import Against, ComparedProposal, Comparison, axis_of
 from isa_model.output_files import write_folder
 
-FRONT = "★"
+FRONT, LEADS = "★", "☆"
 KIND = "a comparison"
 MOST_COLUMNS = 8
 """Most columns of a table, that of its names included."""
@@ -38,6 +38,12 @@ class Cell:
     ratio: str = ""
     shade: str = ""
     """Background, by how much better or worse than today's it is."""
+
+
+def title(entry: ComparedProposal) -> str:
+    """Return a design's name, with a star if it is on the front, or on that of the proposals alone."""
+    star = FRONT if entry.front else LEADS if entry.leads else ""
+    return f"{star} {entry.proposal}".strip()
 
 
 def heading(axis: str) -> str:
@@ -74,7 +80,7 @@ def cell(entry: ComparedProposal, axis: str) -> Cell:
 
 def _with_ends(value: float | None, low: float | None, high: float | None, unit: str) -> str:
     text = number(value, unit)
-    if value is None or (low == value == high):
+    if value is None or (high is not None and number(low, unit) == text == number(high, unit)):
         return text
     if low is None:
         return f"{text} (no interval)"
@@ -104,13 +110,22 @@ def notes(comparison: Comparison) -> list[str]:
     asked = [a for a in comparison.objectives if a not in comparison.judged]
     if comparison.judged:
         judged = ", ".join(map(_name, comparison.judged))
+        said.append(f"Objectives of the Pareto front: {judged}.")
+        starred = [e for e in comparison.entries if e.front]
+        if any(e.role == "proposal" for e in starred):
+            said.append(f"{FRONT} On the front: nothing here, today's software included, beats it.")
+        elif starred:
+            said.append(f"{FRONT} On the front: today's alone. On these objectives no proposal here pays.")
+        if any(e.leads and not e.front for e in comparison.entries):
+            said.append(f"{LEADS} Beaten by today's software, but by no other proposal.")
         said.append(
-            f"{FRONT} On the Pareto front: nothing else here is certainly better on one and certainly worse on none of: "
-            f"{judged}. Certain is what holds under every assumption made, or what intervals that do not touch show."
+            "A design beats another if it is certainly better on one objective, and certainly worse on none. Certain is what "
+            "holds under every assumption made, or what intervals show that do not touch, of figures or of their paired ratios "
+            "to today's software."
         )
         if asked:
             said.append(f"Not judged, as not all have it in common: {', '.join(map(_name, asked))}.")
-        said += [f"{e.proposal} is beaten by {listed(e.beaten_by)}." for e in comparison.entries if e.beaten_by]
+        said += [f"{e.proposal} is beaten by {listed(_beaten(e))}." for e in comparison.entries if e.beaten_by]
         unknown = [e.proposal for e in comparison.entries if e.role == "proposal" and not e.front and not e.beaten_by]
         if unknown:
             said.append(f"Too little was sampled to judge {listed(unknown)}.")
@@ -122,12 +137,18 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     said.append(
         "↓ lower is better, ↑ higher is better. Each figure is the worst over the places that all proposals have in common, "
-        "with its interval; × is the ratio to today's software or today's unit at that place; — means no evidence. Ratios "
-        "are to the software of the proposal's own base."
+        "with its interval unless that rounds to the same digits. × is the ratio to today's software, or to today's unit, at "
+        "that place, of the proposal's own base. — means no evidence."
     )
     if comparison.covered:
         said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
     return said
+
+
+def _beaten(entry: ComparedProposal) -> list[str]:
+    """Return what beats a design, each with the objectives on which it is better."""
+    better = ((by, ", ".join(map(_name, entry.beaten_on.get(by, ())))) for by in entry.beaten_by)
+    return [f"{by} ({axes})" if axes else by for by, axes in better]
 
 
 # -- output ----------------------------------------------------------------------------------------------------------
@@ -139,7 +160,7 @@ def show(comparison: Comparison, console: Console) -> None:
         table = Table(header_style="bold", pad_edge=False)
         table.add_column("")
         for entry in designs:
-            table.add_column(f"{FRONT} {entry.proposal}" if entry.front else entry.proposal, justify="right")
+            table.add_column(title(entry), justify="right")
         for axis in comparison.axes:
             cells = (cell(entry, axis) for entry in designs)
             table.add_row(
@@ -159,7 +180,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
         "heading": heading,
         "kinds": kinds,
         "cell": cell,
-        "front": FRONT,
+        "title": title,
         "notes": notes(comparison),
         "places": _places(comparison),
     }
@@ -188,6 +209,11 @@ def _places(comparison: Comparison) -> Iterator[tuple[str, list[tuple[str, str]]
         yield place, cells
 
 
+def _label(entry: ComparedProposal) -> str:
+    """Return a design's name in a legend, where all rows of today's software are one."""
+    return entry.proposal.split(", for ")[0] if entry.role != "proposal" else entry.proposal
+
+
 def _colours(comparison: Comparison) -> dict[str, str]:
     """Return the colour of each design, by its name."""
     proposals = [e.proposal for e in comparison.entries if e.role == "proposal"]
@@ -210,7 +236,7 @@ def profile(comparison: Comparison) -> StripPlot | None:
                     Mark(colours[entry.proposal], better, about=f"{entry.proposal}: {cell(entry, axis).figure}")
                 )
         if marks:
-            rows.append(Strip(_name(axis), marks=tuple(marks)))
+            rows.append(Strip(metric_named(axis).short, marks=tuple(marks)))
     if not rows:
         return None
     return StripPlot(
@@ -219,7 +245,7 @@ def profile(comparison: Comparison) -> StripPlot | None:
         axis="← worse · times as good as today · better →",
         log=True,
         lines=((1.0, "bound", ""),),
-        legend=tuple(colours.items()),
+        legend=tuple(dict.fromkeys((_label(e), colours[e.proposal]) for e in comparison.entries)),
         most=FARTHEST,
         joined=True,
     )
@@ -232,10 +258,13 @@ def _scatter(comparison: Comparison) -> str:
     if not errors or not prices:
         return ""
     x, y, colours = prices[0], errors[0], _colours(comparison)
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for e in comparison.entries:
+        if (px := e.values.get(x)) is not None and (py := e.values.get(y)) is not None:
+            found.setdefault((_label(e), f"{colours[e.proposal]}_points"), []).append((px, py))
     points = [
-        Series(label=e.proposal, variant=f"{colours[e.proposal]}_points", x=(px,), y=(py,))
-        for e in comparison.entries
-        if (px := e.values.get(x)) is not None and (py := e.values.get(y)) is not None
+        Series(label=label, variant=variant, x=tuple(px for px, _ in at), y=tuple(py for _, py in at))
+        for (label, variant), at in found.items()
     ]
     values = [v for s in points for v in s.y if v]
     wide = bool(values) and max(values) > 5 * min(values)

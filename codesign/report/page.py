@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from codesign.figures.evidence import Evidence, Section
 from codesign.figures.figure import Kind, Plot
-from codesign.figures.words import listed
+from codesign.figures.words import listed, percent
 from codesign.report.pictures import FARTHEST, ROOM, in_words
 from codesign.report.summary import by_parameter, compared
 from codesign.report.tables import DrawnTable, draw, interval, number
@@ -116,23 +116,24 @@ def margin(verdict: Verdict) -> str:
     """Return the distance to the bound in words; empty if there is none."""
     if verdict.margin is None:
         return ""
-    share = abs(verdict.margin)
-    amount = f"{share:.0%} of it" if share < 2 else f"{share:.3g} times the bound"
-    if 0.99 < share < 1:
-        amount = "over 99% of it"
+    claim, share = verdict.claim, abs(verdict.margin)
     if share < 0.005:
         return "the value is at the bound" if verdict.margin >= 0 else "the value just misses the bound"
-    if not any((verdict.claim.at_most, verdict.claim.at_least)):
-        amount = number(share)
-    if verdict.margin >= 0:
-        return f"the value keeps the bound with {amount} to spare"
-    return f"the value is {1 + share:.3g} times the bound" if share >= 2 else f"the value misses the bound by {amount}"
+    if claim.at_most is not None and claim.at_least is not None:
+        return f"the value is {percent(share)} {'inside' if verdict.margin >= 0 else 'outside'} its bounds"
+    above = (verdict.margin >= 0) == (claim.at_least is not None)
+    side = f"{'above' if above else 'below'} the bound"
+    if not (claim.at_most or claim.at_least):
+        return f"the value is {number(share)} {side}"
+    if above and share >= 2:
+        return f"the value is {1 + share:.3g} times the bound"
+    return f"the value is {'over 99 %' if 0.99 < share < 1 else percent(share)} {side}"
 
 
 def _details(verdict: Verdict) -> Iterator[str]:
     if verdict.deciding:
-        covered = f"{verdict.covered} figure{'s' if verdict.covered != 1 else ''} covered"
-        yield "; ".join(filter(None, [verdict.reason, covered, margin(verdict)]))
+        covered = f"{verdict.covered} figure{'s' if verdict.covered != 1 else ''} judged"
+        yield "; ".join(filter(None, [covered, verdict.reason, margin(verdict)]))
     if verdict.claim.source:
         yield f"Claimed by: {verdict.claim.source}"
     yield from _break_even(verdict.break_even)

@@ -13,11 +13,13 @@ from statistics import median
 
 from codesign.figures.figure import Figure, Plot
 from codesign.figures.metric import metric_named
-from codesign.figures.words import listed, worst
+from codesign.figures.words import figures_of, listed, percent, worst
 from codesign.report.summary import by_parameter, conditions, needed, reach
 from codesign.report.tables import interval, number
 from codesign.verdicts.evaluate import Result
+from codesign.verdicts.readings import read
 from codesign.verdicts.verdict import BreakEven
+from codesign.workloads.tensors import CAPTURED
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,8 @@ def within_reach(result: Result) -> Iterator[Advice]:
         if verdict.judgement == "supported":
             continue
         for parameter, (need, own, where) in reach(verdict.break_even).items():
-            text = f"{parameter} {need:g} instead of {own:g} would keep claim {i}{where}."
-            if "bits" in parameter:
-                more = abs(need - own)
-                text = f"{more:g} more bit{'s' * (more > 1)} would keep claim {i}: {text}"
+            more = f" ({abs(need - own):g} more)" if "bits" in parameter else ""
+            text = f"Claim {i} would hold with {parameter} {need:g}{more} instead of {own:g}{where}."
             yield Advice("A claim within reach", text)
 
 
@@ -66,7 +66,7 @@ def register_limits(result: Result) -> Iterator[Advice]:
         if narrow:
             yield Advice(
                 "A register limits",
-                f"More fraction bits alone do not keep claim {i} on all data, while stage {listed(narrow)}: widen its "
+                f"More fraction bits alone do not keep claim {i} on all data, because stage {listed(narrow)}. Widen its "
                 "`result` first.",
             )
 
@@ -85,13 +85,13 @@ def unused_precision(result: Result) -> Iterator[Advice]:
             continue
         areas = {f.at: f.value for f in result.figures if (f.metric, f.variant) == ("cost.area_ratio", "proposal")}
         cheaper = (
-            f"; area over the base {number(areas[need])} instead of {number(areas[None])}"
+            f", with ×{number(areas[need])} of today's unit area instead of ×{number(areas[None])}"
             if areas.get(need) and areas.get(None)
             else ""
         )
         yield Advice(
             "More than the claims need",
-            f"{parameter} {need} keeps every claim that depends on it; {own} is proposed{cheaper}{conditions(found)}.",
+            f"{parameter} {need} instead of {own} keeps every claim that depends on it{cheaper}{conditions(found)}.",
         )
 
 
@@ -105,22 +105,37 @@ def more_samples(result: Result) -> Iterator[Advice]:
         sampled = metric_named(claim.metric).sampled
         if verdict.judgement != "undetermined" or figure is None or value is None or not sampled:
             continue
-        if figure.low is None or figure.high is None:
+        found = read(figure)
+        if found.ends is None:
             bare.append(str(i))
             continue
-        distance, bound = min((abs(b - value), b) for b in bounds)
-        width = figure.high - value if bound > value else value - figure.low
+        distance, bound = min((abs(b - found.value), b) for b in bounds)
+        low, high = found.ends
+        width = high - found.value if bound > found.value else found.value - low
         times = ceil((width / distance) ** 2) if distance else 0
-        if 1 <= times <= MOST_SEEDS:
+        if not low <= bound <= high:
+            yield Advice(
+                "Too many figures for these samples",
+                f"Claim {i} is undetermined: {interval(figure)} lies on one side of the bound {bound:g}, but so may one of "
+                f"{verdict.covered} figures by chance. More samples, or a claim on fewer GEMMs, would decide it.",
+            )
+        elif figure.tensors == CAPTURED:
+            yield Advice(
+                "A captured tensor decides",
+                f"Claim {i} is undetermined: {interval(figure)} on {figure.workload} contains the bound {bound:g}. Seeds "
+                "do not change a captured tensor: more of its rows, or other models, would decide.",
+            )
+        elif 1 <= times <= MOST_SEEDS:
             yield Advice(
                 "Sample more",
-                f"Claim {i} is open: {interval(figure)} holds the bound {bound:g}. About {max(times, 2)} times as many "
-                "seeds would decide it, if the value stays.",
+                f"Claim {i} is undetermined: {interval(figure)} contains the bound {bound:g}. About {max(times, 2)} times as "
+                "many seeds would decide it if the value stays.",
             )
         elif distance == 0 or times > MOST_SEEDS:
             yield Advice(
                 "At the bound",
-                f"Claim {i}: {interval(figure)} lies at the bound {bound:g}; no sampling will decide it.",
+                f"Claim {i} is undetermined: {interval(figure)} lies at the bound {bound:g}, and no number of seeds will "
+                "decide it.",
             )
     if bare:
         claims = f"claim{'s' * (len(bare) > 1)} {listed(bare)}"
@@ -134,18 +149,20 @@ def fragile(result: Result) -> Iterator[Advice]:
             if bar.reversed_by and verdict.deciding and not metric_named(verdict.claim.metric).sampled:
                 yield Advice(
                     "Measure this first",
-                    f"Claim {i} is {verdict.judgement} at {interval(verdict.deciding)}, and turns with {bar.assumption}: "
-                    f"{listed(bar.reversed_by)}.",
+                    f"Claim {i} is {verdict.judgement} at {interval(verdict.deciding)}, and would be reversed by "
+                    f"{bar.assumption}: {listed(bar.reversed_by)}.",
                 )
 
 
 def assumed(result: Result) -> Iterator[Advice]:
-    """Name a claim that an assumed figure decides."""
-    for i, verdict in enumerate(result.verdicts, 1):
-        if verdict.deciding and verdict.deciding.kind == "assumed":
-            yield Advice(
-                "An assumption decides", f"Claim {i} rests on {interval(verdict.deciding)}, {verdict.deciding.source}."
-            )
+    """Name the claims that an assumed figure decides."""
+    rests = [
+        f"claim {i} at {interval(v.deciding)} ({v.deciding.source})"
+        for i, v in enumerate(result.verdicts, 1)
+        if v.deciding and v.deciding.kind == "assumed"
+    ]
+    if rests:
+        yield Advice("An assumption decides", f"Assumed figures decide {listed(rests)}: measure them before you build.")
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -153,44 +170,47 @@ def assumed(result: Result) -> Iterator[Advice]:
 
 def quantisation_dominates(result: Result) -> Iterator[Advice]:
     """Say that quantisation hides better sums."""
-    total, quantised = (_worst(result, f"numerics.{name}") for name in ("total_error", "quantisation_error"))
-    before, sums = (_worst(result, "numerics.relative_frobenius", v) for v in ("software", "proposal"))
+    total, quantised = (worst_of(result, f"numerics.{name}") for name in ("total_error", "quantisation_error"))
+    before, sums = (worst_of(result, "numerics.relative_frobenius", v) for v in ("software", "proposal"))
     if not (total and quantised and before and sums and total.value and quantised.value and before.value):
         return
     share = quantised.value / total.value
     if sums.value is not None and sums.value < before.value / 2 and share >= 0.9:
+        finer = f"finer groups would{see(result, 'group-scaled-mma-ue4m3')}"
         yield Advice(
             "Quantisation dominates",
-            f"Quantisation alone gives {number(quantised.value)} of the total error {number(total.value)}. Sums that err by "
-            f"{number(sums.value)} instead of {number(before.value)} do not show in D; finer groups do"
-            f"{see(result, 'group-scaled-mma-ue4m3')}.",
+            f"Quantisation alone makes an error of {number(quantised.value)}, of {number(total.value)} in all. That sums err "
+            f"by {number(sums.value)} instead of {number(before.value)} does not show in D; "
+            f"{'more slices or products of them would' if result.proposal.in_slices else finer}.",
         )
 
 
 def worst_place(result: Result) -> Iterator[Advice]:
     """Name a GEMM whose total error is far above the others'."""
-    own = [f for f in result.figures if (f.metric, f.variant, f.at) == ("numerics.total_error", "proposal", None)]
+    own = figures_of(result.figures, "numerics.total_error")
     values = [f.value for f in own if f.value is not None]
     found = worst(own)
     if len(values) < FEWEST_PLACES or found is None or found.value is None:
         return
     middle = median(values)
     if middle and found.value >= 2 * middle:
+        what = "more slices" if result.proposal.in_slices else "finer groups"
         yield Advice(
             "One place errs most",
-            f"{found.workload} on {found.tensors} has a total error of {number(found.value)}, {found.value / middle:.2g} times "
-            f"the median {number(middle)}: give it finer groups, or keep it in BF16.",
+            f"{found.workload} on {found.tensors} tensors has a total error of {number(found.value)}, "
+            f"{found.value / middle:.2g} times the median {number(middle)}: give it {what}, or keep it in "
+            f"{result.proposal.inputs.upper()}.",
         )
 
 
 def underflow(result: Result) -> Iterator[Advice]:
     """Say that the proposal's scales lose more small elements than today's."""
-    own, before = (_worst(result, "numerics.underflow_share", v) for v in ("proposal", "software"))
+    own, before = (worst_of(result, "numerics.underflow_share", v) for v in ("proposal", "software"))
     if own and before and own.value and before.value is not None and own.value >= max(1.5 * before.value, 0.01):
         yield Advice(
             "Small elements are lost",
-            f"{own.value:.1%} of nonzero elements become zero on {own.workload}, {own.tensors}; {before.value:.1%} with "
-            "today's software. Scales with more exponent bits, or smaller groups, keep them.",
+            f"On {own.workload}, {own.tensors}, {100 * own.value:.1f} % of nonzero elements become zero, instead of "
+            f"{100 * before.value:.1f} % with today's software. Scales with more exponent bits, or smaller groups, keep them.",
         )
 
 
@@ -213,8 +233,8 @@ def small_part(result: Result) -> Iterator[Advice]:
         if own.metric == "timing.layer_ceiling" and own.at is None and own.value is not None and 1 < own.value < 1.25:
             yield Advice(
                 "Amdahl's law",
-                f"A whole layer of {own.workload} gains at most {interval(own)}, even if what the proposal makes faster took "
-                "no time.",
+                f"A whole layer of {own.workload} becomes at most {interval(own)} times as fast, even if all that the proposal "
+                "makes faster took no time.",
             )
 
 
@@ -229,8 +249,8 @@ def slower(result: Result) -> Iterator[Advice]:
         ):
             yield Advice(
                 "Slower than today",
-                f"The Linears of {own.workload} run at {interval(own)} times today's speed: what the proposal adds to a GEMM "
-                "is not hidden behind it.",
+                f"The Linears of {own.workload} run at {interval(own)} times today's speed: a GEMM does not hide what the "
+                "proposal adds to it.",
             )
 
 
@@ -245,7 +265,7 @@ def cheaper_scales(result: Result) -> Iterator[Advice]:
     if at and at < 0.9 * own.y[0]:
         yield Advice(
             "Cheaper scales",
-            f"UE8M0 scales, added to exponents, give {number(at)} times today's area at groups of {own.x[0]:g}, instead of "
+            f"UE8M0 scales, added to exponents, take {number(at)} times today's area at groups of {own.x[0]:g}, instead of "
             f"{number(own.y[0])}{see(result, 'group-scaled-mma-ue8m0')}.",
         )
 
@@ -283,8 +303,9 @@ def see(result: Result, name: str) -> str:
     return "" if result.proposal.proposal == name else f": see `{name}`"
 
 
-def _worst(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
-    return worst(f for f in result.figures if (f.metric, f.variant, f.at) == (metric, variant, None))
+def worst_of(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
+    """Return the worst figure of a metric and a variant; None if there is none."""
+    return worst(figures_of(result.figures, metric, variant))
 
 
 def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: str, name: str) -> Iterator[Advice]:
@@ -292,10 +313,11 @@ def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: s
     for plot in (p for e in result.evidence for p in e.plots if p.stacked and p.name.startswith("layer-")):
         before, after = (_share(plot, kinds, side) for side in (0, 1))
         if before >= least and after >= least:
-            takes = f"take{'s' * (len(kinds) == 1)}"
+            one = len(kinds) == 1
+            what = f"The {kinds[0]} takes" if one else f"{listed(list(kinds)).capitalize()} take"
             yield Advice(
                 title,
-                f"{listed(list(kinds)).capitalize()} {takes} {before:.0%} of today's step of a layer, and {after:.0%} with the "
+                f"{what} {percent(before)} of a layer's step today, and {percent(after)} with the "
                 f"proposal ({plot.title}){see(result, name)}.",
             )
 

@@ -5,13 +5,13 @@ All of it is read from figures and verdicts. A metric takes part by its `topic`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from codesign.figures.figure import Figure
 from codesign.figures.metric import Metric, Topic, metric_named, metrics
-from codesign.figures.words import listed, worst
+from codesign.figures.words import listed, percent, worst
 from codesign.report.tables import interval, number, of_summary
 from codesign.verdicts.compare import against_software
 from codesign.verdicts.evaluate import Result
@@ -66,10 +66,22 @@ def lines(result: Result) -> list[Line]:
         own = [c for c in found if c.metric.topic == topic]
         if own:
             said.append(Line(question, tuple(_answers(own)), tuple(dict.fromkeys(c.own.kind for c in own))))
+    if absent := tuple(_absent({c.metric.topic for c in found})):
+        said.append(Line("No figure", absent))
     said.append(Line("How sure", tuple(_certainty(result))))
     if changes := tuple(_would_change(result.verdicts)):
         said.append(Line("What would change it", changes))
     return said
+
+
+def _absent(found: Collection[Topic]) -> Iterator[str]:
+    """Yield the questions without an answer, with the reason; those with the same reason come together."""
+    reasons: dict[str, list[str]] = {}
+    for topic, question in QUESTIONS.items():
+        if topic not in found:
+            reason = next(m.absent for m in metrics().values() if m.topic == topic)
+            reasons.setdefault(reason, []).append(question.lower())
+    yield from (f"{listed(questions)}: {reason}" for reason, questions in reasons.items())
 
 
 def compared(result: Result) -> list[Compared]:
@@ -106,26 +118,25 @@ def _summed(metric: Metric, figures: Sequence[Figure]) -> Iterator[Figure]:
 
 
 def _answers(found: Sequence[Compared]) -> Iterator[str]:
-    """Yield each figure beside today's in words; those that are as today come together, first if the first is one of them."""
+    """Yield each figure beside today's in words; unchanged ones come together, first if the first is one of them."""
     same, others = [], []
     for each in found:
-        text = f"{each.metric.short} {_amount(each.own)}"
+        short = each.metric.short
         if each.metric.comparison != "none" and each.software and _as_today(each):
-            same.append(text)
+            same.append(f"{short} {number(each.own.value, each.metric.unit)}")
         else:
-            others.append(text + _change(each))
-    together = [f"as with today's software: {listed(same)}"] if same else []
+            others.append(f"{short} {_amount(each.own)}{_change(each)}")
+    together = [f"unchanged: {listed(same)}"] if same else []
     first = found[0]
     yield from (*together, *others) if same and same[0].startswith(first.metric.short) else (*others, *together)
 
 
 def _amount(figure: Figure) -> str:
-    """Return a figure with its unit, and with its interval if it has any width."""
+    """Return a figure with its interval and unit."""
     metric = metric_named(figure.metric)
     times = "×" if metric.comparison == "none" and metric.unit == "1" else ""
     unit = "" if metric.unit in ("1", "B", "J", "dB") else f" {metric.unit}"
-    exact = figure.value is not None and figure.low == figure.value == figure.high
-    return f"{times}{number(figure.value, metric.unit) if exact else interval(figure)}{unit}"
+    return f"{times}{interval(figure)}{unit}"
 
 
 def _as_today(found: Compared) -> bool:
@@ -134,18 +145,20 @@ def _as_today(found: Compared) -> bool:
 
 
 def _change(found: Compared) -> str:
-    """Return how a figure differs from today's software, in words."""
+    """Return what today's software has at the same place, and by how much the figure differs, in words."""
     if found.metric.comparison == "none" or found.software is None:
         return ""
-    before = f"today's software has {_amount(found.software)}"
+    said = f" instead of {_amount(found.software)}"
+    if found.ratio is not None and 0 < found.ratio.value < inf:
+        times = found.ratio.value
+        if 0.5 < times < 2:
+            said += f": {percent(abs(times - 1))} {'less' if times < 1 else 'more'}"
+        else:
+            factor = number(1 / times if times < 1 else times)
+            said += f": {factor} times {'smaller' if times < 1 else 'larger'}"
     if found.peak and found.peak.value != found.software.value:
-        before += f" there, {_amount(found.peak)} where it is worst"
-    if found.ratio is None or not 0 < found.ratio.value < inf:
-        return f"; {before}"
-    times = found.ratio.value
-    if 0.5 < times < 2:
-        return f", {abs(times - 1):.0%} {'less' if times < 1 else 'more'}; {before}"
-    return f", {number(1 / times if times < 1 else times)} times {'smaller' if times < 1 else 'larger'}; {before}"
+        said += f" (today's software at its worst: {_amount(found.peak)})"
+    return said
 
 
 def _certainty(result: Result) -> Iterator[str]:
@@ -162,19 +175,43 @@ def _certainty(result: Result) -> Iterator[str]:
         yield f"{figures} measured again on fresh seeds"
     still = [str(i) for i, v in enumerate(result.verdicts, 1) if v.judgement == "undetermined"]
     if still:
-        yield f"open: claim{'s' if len(still) > 1 else ''} {listed(still)}"
+        yield f"undetermined: claim{'s' if len(still) > 1 else ''} {listed(still)}"
 
 
 def _would_change(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield the assumptions that turn a verdict, and the parameters that would keep a claim."""
+    """Yield the assumptions that turn a verdict, or that an open one hangs on, and the parameters that would keep a claim."""
     for i, verdict in enumerate(verdicts, 1):
-        turning = [f"{bar.assumption}: {listed(bar.reversed_by)}" for bar in verdict.bars if bar.reversed_by]
-        if turning:
-            yield f"claim {i} ({verdict.judgement}) turns with {'; '.join(turning)}"
+        claim = f"claim {i} ({verdict.judgement})"
+        if turning := [f"{bar.assumption}: {listed(bar.reversed_by)}" for bar in verdict.bars if bar.reversed_by]:
+            yield f"{claim} would be reversed by {'; '.join(turning)}"
         if verdict.judgement == "supported":
             continue
+        for would, cases in across(verdict).items():
+            yield f"{claim} would {would} with {'; '.join(cases)}"
         for parameter, (need, own, conditions) in reach(verdict.break_even).items():
-            yield f"claim {i} ({verdict.judgement}) would hold with {parameter} {need} instead of {own}{conditions}"
+            yield f"{claim} would hold with {parameter} {need} instead of {own}{conditions}"
+
+
+def across(verdict: Verdict) -> dict[str, list[str]]:
+    """Return the cases in which an undetermined claim's value lies on the other side of its bound: those to hold, and to fail.
+
+    Tensors are no assumption that somebody could settle, so that sampled figures have none.
+    """
+    claim, figure = verdict.claim, verdict.deciding
+    if verdict.judgement != "undetermined" or figure is None or metric_named(claim.metric).sampled:
+        return {}
+
+    def kept(value: float | None) -> bool:
+        above = claim.at_least is None or (value is not None and value >= claim.at_least)
+        return above and (claim.at_most is None or (value is not None and value <= claim.at_most))
+
+    cases = [
+        f"{bar.assumption}: {case}"
+        for bar in verdict.bars
+        for value, case in ((bar.low, bar.low_case), (bar.high, bar.high_case))
+        if case and kept(value) != kept(figure.value)
+    ]
+    return {"fail" if kept(figure.value) else "hold": list(dict.fromkeys(cases))} if cases else {}
 
 
 def by_parameter(found: Sequence[BreakEven]) -> dict[str, list[BreakEven]]:

@@ -34,12 +34,14 @@ SHADES = (log2(1.02), log2(1.25), 1.0)
 
 
 def interval(figure: Figure) -> str:
-    """Return a figure's value and interval; a ratio has no unit."""
+    """Return a figure's value, and its interval if that has any width; a ratio has no unit."""
     unit = "1" if "; ratio to " in figure.source else metric_named(figure.metric).unit
     if figure.value is None:
         return "not finite"
     if figure.low is None and figure.high is None:
         return f"{number(figure.value, unit)} (no interval)"
+    if figure.low == figure.value == figure.high:
+        return number(figure.value, unit)
     low = "-∞" if figure.low is None else number(figure.low, unit)
     high = "∞" if figure.high is None else number(figure.high, unit)
     return f"{number(figure.value, unit)} [{low}, {high}]"

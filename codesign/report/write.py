@@ -80,7 +80,7 @@ def environment(html: bool) -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"literal": literal, "fenced": fenced, "code": code}
+    made.filters |= {"literal": literal, "fenced": fenced, "code": code, "css": css}
     if html:
         made.globals |= {"style": style(), "script": (HERE / "page.js").read_text(encoding="utf-8")}
     return made
@@ -91,8 +91,14 @@ def style() -> str:
     return themes() + (HERE / "page.css").read_text(encoding="utf-8") + plot_rules()
 
 
+def css(text: str) -> str:
+    """Return a text as a string of CSS."""
+    return '"' + re.sub(r"[^\w ,./%×()-]", lambda found: f"\\{ord(found[0]):x} ", text) + '"'
+
+
 def code(text: str) -> Any:
-    """Return a text as HTML, escaped, with the parts between backquotes as code."""
+    """Return a text as HTML, escaped, with the parts between backquotes as code and intervals on one line."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+    coded = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\[[^][<>]{1,32}\]", r'<span class="ends">\g<0></span>', coded))

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from codesign.torch import gpu_cast
+from codesign.torch.rules import uncast
 from isa_model.cast import Cast
 from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.rounding import Rounding
-
-LEAST_FLOOR = 1e-30
-"""Smallest floor of a cast; below it, scales may be FP32 subnormals, on which GPUs and libraries differ."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,8 @@ def quantise(cast: Cast | None, x: Tensor, tensor_scale: bool = False) -> Quanti
     """
     if cast is None:
         return plain(x)
-    unsigned, table = cast.to.kind == "integer" and not cast.to.signed, cast.to.kind == "table"
-    if unsigned or table or cast.coarser or cast.random or cast.floor < LEAST_FLOOR:
-        message = (
-            "tensors are cast to signed formats without tables or randomness, with one level of scales and a floor from"
-        )
-        raise ValueError(f"{message} {LEAST_FLOOR}")
+    if why := uncast(cast, tensor_scale):
+        raise ValueError(why)
     if cast.scale is None:
         return QuantisedOperand(round_to(cast.to, x.float(), cast.rounding), None, None, cast)
     factor = None
@@ -100,10 +94,6 @@ def quantise(cast: Cast | None, x: Tensor, tensor_scale: bool = False) -> Quanti
         full = torch.tensor(largest_finite(cast.to)) * torch.tensor(largest_finite(cast.scale))
         factor = _largest(x, None).clamp_(min=cast.floor) / full.to(x.device)
         x = x / factor
-    nearest = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
-    raised = cast.scale_rounding is Rounding.UP or (factor is not None and cast.scale_rounding in nearest)
-    if cast.scale.zero and cast.scale.name != "fp32" and not raised:
-        raise ValueError(f"a scale rounded {cast.scale_rounding} to {cast.scale.name} may be zero; round it up")
     if factor is None and gpu_cast.applies(cast, x):
         return QuantisedOperand(*gpu_cast.cast_on_gpu(cast, x), cast.group, cast)
     largest = _largest(x, cast.group).clamp_(min=cast.floor)
@@ -165,8 +155,6 @@ def _scale_to(fmt: Format, x: Tensor, rounding: Rounding) -> Tensor:
         return round_to(fmt, x, rounding).float()
     bits = x.view(torch.int32)
     # All scales are normal (LEAST_FLOOR), so the exponent field gives the result; nearest means nearest in value.
-    if rounding not in gpu_cast.ADDED:
-        raise ValueError(f"power-of-two scales are not rounded {rounding} here")
     power = ((bits + gpu_cast.ADDED[rounding]) & 0x7F800000).view(torch.float32)
     return torch.where(x.isnan(), x, power)
 

@@ -12,14 +12,18 @@ from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Proposal, Value, Variant
 from codesign.proposal.recipe import InstructionRef, Recipe, load_recipe, parse_recipe, recipes
 from codesign.proposal.shipped import names
+from isa_model.cast import Cast
 from isa_model.diagnostics import InputError, read_yaml, suggest
 from isa_model.instruction import Instruction
 from isa_model.library import is_path, load, validated
+from isa_model.rounding import Rounding
 
 On = str | Path | Proposal | Instruction | Recipe | Mapping[str, Any]
 """A proposal, an instruction, a recipe, the name or file of one, or an instruction as `base` and `change`."""
 RECIPE = "deepseek-v3"
 """Recipe whose rules hold where `on` gives none."""
+LEAST_FLOOR = 1e-30
+"""Smallest floor of a cast; below it, scales may be FP32 subnormals, on which GPUs and libraries differ."""
 
 
 def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) -> Recipe:
@@ -32,14 +36,41 @@ def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) ->
     found = meant(on)
     if isinstance(found, Recipe):
         return found
+    name = found.name if isinstance(found, Instruction) else found.proposal
     try:
-        if isinstance(found, Instruction):
-            return load_recipe(RECIPE).on(found)
-        return found.training_recipe(variant, at)
+        recipe = found.training_recipe(variant, at) if isinstance(found, Proposal) else load_recipe(RECIPE).on(found)
     except ValidationError as error:
-        name = found.name if isinstance(found, Instruction) else found.proposal
-        said = error.errors()[0]["msg"]
-        raise InputError.of(f"a model cannot be cast to the operands of {name}: {said}") from None
+        fault = error.errors()[0]
+        hint = fault.get("ctx", {}).get("hint", "")
+        raise InputError.of(f"a model cannot be cast to the operands of {name}: {fault['msg']}", hint) from None
+    for gemm in recipe.gemms:
+        for cast in (getattr(gemm, field) for field, _ in gemm.OPERANDS):
+            if cast and (why := uncast(cast, gemm.tensor_scale)):
+                hint = "`numerics` of `codesign evaluate` casts the tensors of GEMMs in any way"
+                raise InputError.of(f"a model cannot be cast to the operands of {name}: {why}", hint)
+    return recipe
+
+
+def uncast(cast: Cast, tensor_scale: bool) -> str:
+    """Return why tensors of a model are not cast in a way; empty if they are. `tensor_scale` is that of `quantise`."""
+    fmt, scale = cast.to, cast.scale
+    if (fmt.kind == "integer" and not fmt.signed) or fmt.kind == "table":
+        return f"tensors are cast to signed formats without tables, and {fmt.name} is none"
+    if cast.coarser or cast.random or cast.floor < LEAST_FLOOR:
+        return f"tensors are cast without randomness, with one level of scales and a floor from {LEAST_FLOOR}"
+    directed = (Rounding.NEAREST_EVEN, Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN)
+    if fmt.kind == "float" and fmt.name != "fp32" and cast.rounding not in directed:
+        return f"elements are not rounded {cast.rounding} here"
+    if scale is None:
+        return ""
+    adjusted = tensor_scale and cast.group is not None and scale.exponent_bits < 7
+    nearest = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+    raised = cast.scale_rounding is Rounding.UP or (adjusted and cast.scale_rounding in nearest)
+    if scale.zero and scale.name != "fp32" and not raised:
+        return f"a scale rounded {cast.scale_rounding} to {scale.name} may be zero; round it up"
+    if cast.scale_rounding is Rounding.TO_ODD:
+        return "scales are not rounded to odd here"
+    return ""
 
 
 def meant(on: On) -> Proposal | Instruction | Recipe:

@@ -18,7 +18,7 @@ from codesign.figures.metric import Axis, metric_named, metrics
 from codesign.figures.words import listed, worst
 from codesign.proposal.proposal import Variant
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.readings import Reading, decided, read, read_case, relative
+from codesign.verdicts.readings import Reading, counterpart, decided, read, read_case, relative
 from isa_model.diagnostics import InputError, suggest
 from isa_model.stage import Spec
 
@@ -61,6 +61,10 @@ class ComparedProposal(Spec):
     """True if no row of the front beats it; false, too, if a judged figure has no interval."""
     beaten_by: tuple[str, ...] = ()
     """Rows of the front that beat it: certainly better on one judged axis, and certainly worse on none."""
+    beaten_on: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Axes on which each row of `beaten_by` is certainly better."""
+    leads: bool = False
+    """True if it is on the front of the proposals alone, whatever today's rows do."""
 
 
 class Comparison(Spec):
@@ -109,8 +113,10 @@ def compare(results: Sequence[Result], objectives: Sequence[str] = ()) -> Compar
     rows += _todays(results, shared)
     sampled = (found for name, found in shared.items() if found and metric_named(name).sampled)
     covered = sorted(next(sampled, ()))
+    ahead = [on for on, _ in _front(rows[: len(results)], judged)] + [False] * (len(rows) - len(results))
+    front = _front(rows, judged)
     return Comparison(
-        entries=tuple(_entry(row, *found, covered) for row, found in zip(rows, _front(rows, judged), strict=True)),
+        entries=tuple(_entry(*row, covered) for row in zip(rows, front, ahead, strict=True)),
         axes=axes,
         judged=judged,
         covered=tuple(map(", ".join, covered)),
@@ -205,7 +211,11 @@ def _one(axis: str) -> Figure:
 # -- the front -------------------------------------------------------------------------------------------------------
 
 
-def _front(rows: Sequence[ComparisonRow], judged: Sequence[str]) -> list[tuple[bool, tuple[str, ...]]]:
+Beaten = dict[str, tuple[str, ...]]
+"""What beats a row, and the axes on which each is certainly better."""
+
+
+def _front(rows: Sequence[ComparisonRow], judged: Sequence[str]) -> list[tuple[bool, Beaten]]:
     """Return for each row whether it is on the front, and what beats it.
 
     Certainty is not transitive: a may be certainly better than b, b than c, and a not than c. A row is therefore beaten only by
@@ -218,21 +228,23 @@ def _front(rows: Sequence[ComparisonRow], judged: Sequence[str]) -> list[tuple[b
     ]
     lost = {i for i in candidates if any(rows[i].figures[a].value is None for a in judged)}
     sound = [i for i in candidates if i not in lost]
-    beats = {i: {j for j in sound if _beats(rows[j].figures, rows[i].figures, judged)} for i in sound}
+    beats = {i: {j for j in sound if _beats(rows[j], rows[i], judged)} for i in sound}
     front: set[int] = set()
     while new := {i for i in sound if i not in front and all(beats[j] & front for j in beats[i])}:
         front |= new
     found = []
     for i in range(len(rows)):
         by = beats.get(i, set())
-        names = tuple(rows[j].name for j in sorted(by & front or by)) if i not in front else ()
-        found.append((i in front, (OVERFLOW,) if i in lost else names))
+        beaten: Beaten = {OVERFLOW: ()} if i in lost else {}
+        if i not in front:
+            beaten |= {rows[j].name: _ahead(rows[j], rows[i], judged) for j in sorted(by & front or by)}
+        found.append((i in front, beaten))
     return found
 
 
-def _entry(row: ComparisonRow, front: bool, beaten: tuple[str, ...], covered: Sequence[Place]) -> ComparedProposal:
+def _entry(row: ComparisonRow, judged: tuple[bool, Beaten], leads: bool, covered: Sequence[Place]) -> ComparedProposal:
     """Return a row of the comparison."""
-    own = row.figures
+    own, (front, beaten) = row.figures, judged
     return ComparedProposal(
         proposal=row.name,
         title=row.title,
@@ -245,7 +257,9 @@ def _entry(row: ComparisonRow, front: bool, beaten: tuple[str, ...], covered: Se
         against={a: found for a, f in own.items() if (found := _against(row, f))},
         places=_places(row, covered),
         front=front,
-        beaten_by=beaten,
+        beaten_by=tuple(beaten),
+        beaten_on=beaten,
+        leads=leads,
     )
 
 
@@ -264,8 +278,8 @@ def against_software(figure: Figure, figures: Sequence[Figure]) -> Reading | Non
     found = relative("software", figure, figures)
     if found is None:
         return None
-    at = (figure.metric, figure.workload, figure.tensors, "software", None, figure.value, figure.low, figure.high)
-    same = any((f.metric, f.workload, f.tensors, f.variant, f.at, f.value, f.low, f.high) == at for f in figures)
+    base = counterpart("software", figure, figures)
+    same = base and (base.value, base.low, base.high) == (figure.value, figure.low, figure.high)
     return Reading.point(1.0) if same and figure.value is not None else found[1]
 
 
@@ -282,9 +296,30 @@ def _places(row: ComparisonRow, covered: Sequence[Place]) -> dict[str, float | N
     return {", ".join(place): found[place] for place in covered if place in found}
 
 
-def _beats(one: dict[str, Figure], other: dict[str, Figure], axes: Sequence[str]) -> bool:
+def _beats(one: ComparisonRow, other: ComparisonRow, axes: Sequence[str]) -> bool:
     """Return whether `one` is certainly better on an axis and certainly worse on none."""
-    return any(_better(one[a], other[a]) for a in axes) and not any(_better(other[a], one[a]) for a in axes)
+    return bool(_ahead(one, other, axes)) and not _ahead(other, one, axes)
+
+
+def _ahead(one: ComparisonRow, other: ComparisonRow, axes: Sequence[str]) -> tuple[str, ...]:
+    """Return the axes on which `one` is certainly better, by the figures or by their paired ratios to today's software."""
+    return tuple(a for a in axes if _better(one.figures[a], other.figures[a]) or _better_paired(one, other, a))
+
+
+def _better_paired(one: ComparisonRow, other: ComparisonRow, axis: str) -> bool:
+    """Return whether the ratio to one and the same figure of today's software is certainly better: what they share cancels."""
+    bases, ratios = [], []
+    for row in (one, other):
+        f = row.figures[axis]
+        base = counterpart("software", f, row.all)
+        found = against_software(f, row.all) if base and metric_named(axis).sampled else None
+        if base is None or found is None or found.ends is None:
+            return False
+        bases.append((base.workload, base.tensors, base.value))
+        ratios.append(found.ends)
+    (low, high), (other_low, other_high) = ratios
+    better = low > other_high if metric_named(axis).better == "higher" else high < other_low
+    return bases[0] == bases[1] and better
 
 
 def _better(one: Figure, other: Figure) -> bool:

@@ -25,7 +25,7 @@ class FieldChange(Spec):
     """A field of the proposal or of an instruction that differs."""
 
     field: str
-    """Path of the field, such as `change.stages.fuse.fraction_bits`."""
+    """Path of the field, such as `proposed.stages.fuse.fraction_bits`."""
     old: Any = None
     """Old value; None: there was none."""
     new: Any = None
@@ -163,8 +163,11 @@ def _bare(claim: Claim) -> str:
 
 
 def _spec(result: Result) -> dict[str, Any]:
-    """Return the leaves of a proposal without its claims, and of its instructions without their prose, by path."""
-    data = result.proposal.model_dump(mode="json", exclude={"claims"})
+    """Return the leaves of a proposal without its claims, and of its instructions without their prose, by path.
+
+    What the proposal changes is left out, as the proposed instruction shows what comes of it.
+    """
+    data = result.proposal.model_dump(mode="json", exclude={"claims", "change"})
     for name, instruction in (("today", result.today), ("proposed", result.proposed)):
         data[name] = instruction.model_dump(mode="json", exclude=_PROSE, exclude_defaults=True)
     return dict(_leaves(data, ""))

@@ -92,14 +92,19 @@ def _over(x: float, y: float) -> float:
     return x / y
 
 
+def counterpart(variant: str, figure: Figure, figures: Iterable[Figure]) -> Figure | None:
+    """Return another variant's figure of the same metric at the same place; None if it has none."""
+    wanted = (figure.metric, figure.workload, figure.tensors, variant, None)
+    return next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
+
+
 def relative(base: Variant, figure: Figure, figures: Iterable[Figure]) -> tuple[Figure, Reading] | None:
     """Return the comparison of a figure with another variant's, as a figure and a reading; None if that variant has none.
 
     The interval is the paired one if the evidence has it. For figures counted under the same assumptions, it spans the
     comparisons under each of them. Otherwise it is the widest that the two intervals allow.
     """
-    wanted = (figure.metric, figure.workload, figure.tensors, base, None)
-    other = next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
+    other = counterpart(base, figure, figures)
     if other is None:
         return None
     metric = metric_named(figure.metric)

@@ -17,6 +17,9 @@ from isa_model.diagnostics import InputError, read_yaml, suggest
 Role = Literal["activation", "weight", "gradient"]
 """Role of an operand in training."""
 
+Inputs = Literal["bf16", "fp32"]
+"""Format of tensors before they are quantised."""
+
 PASSES: dict[str, tuple[Role, Role]] = {
     "fprop": ("activation", "weight"),
     "dgrad": ("gradient", "weight"),
@@ -55,7 +58,14 @@ class Gemm:
     batch: int = 1
     """Number of GEMMs of this shape in one launch."""
     weights: Cast | None = None
-    """Cast that the weights went through before any GEMM takes them, with groups (lines of B, elements of K); None: BF16."""
+    """Cast that the weights went through before any GEMM takes them, with groups (lines of B, elements of K); None: none."""
+    inputs: Inputs = "bf16"
+    """Format of both tensors before any cast. D leaves in it, too, in wgrad always in FP32."""
+
+    @property
+    def output(self) -> Inputs:
+        """Format in which D leaves the GEMM."""
+        return "fp32" if self.tokens_along_k else self.inputs
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from codesign.workloads.gemms import Recorded, Role
+    from codesign.workloads.gemms import Inputs, Recorded, Role
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ def synthetic(source: str, role: Role) -> Tensor:
     if tensors is None:
         raise ValueError(f"{source} tensors are read, not drawn")
     return tensors[role]
+
+
+def rounded_to(inputs: Inputs, x: Any) -> NDArray[np.float32]:
+    """Return numbers rounded to the format of tensors, to nearest even, as float32."""
+    import numpy as np
+
+    return to_bf16(x) if inputs == "bf16" else np.asarray(x, np.float32)
 
 
 def to_bf16(x: Any) -> NDArray[np.float32]:

@@ -153,7 +153,9 @@ def _width(spec: Instruction) -> int:
 def check(spec: Instruction) -> None:
     """Raise InputError for an instruction whose trace is too large for a C model, or with a running value of two registers."""
     if spec.remainder:
-        message = f"{spec.name}: the C model keeps one register of a running value, not a `remainder` beside it"
+        message = (
+            f"{spec.name}: a `remainder` goes from one instruction to the next, and the C model has no place for it"
+        )
         raise InputError.of(
             message, "the instruction without `remainder`; `codesign vectors` has the golden model's results"
         )

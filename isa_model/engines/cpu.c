@@ -33,7 +33,7 @@ typedef struct {
   lane picked[CHUNK * W];
   short picked_exponents[CHUNK * W];
 #endif
-  double sa[ROWS * GROUPS_A], sb[GROUPS_B * W], c[ROWS * W];
+  double sa[ROWS * GROUPS_A], sb[GROUPS_B * W], c[ROWS * W], second[ROWS * W];
   int esa[ROWS * GROUPS_A], esb[GROUPS_B * W];
   uint64_t codes[(ROWS > W ? ROWS : W) * (CHUNK_A > CHUNK_B ? CHUNK_A : CHUNK_B)];
 } Buffers;
@@ -54,7 +54,7 @@ FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bi
 /* Decode the code of an integer of `bits` bits. */
 FN double whole_number(uint64_t code, int bits, int is_signed) {
   const int64_t magnitude = code & ~0ull >> (64 - bits), sign = is_signed ? 1ll << (bits - 1) : 0;
-  return bits <= 32 ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
+  return bits < 32 + is_signed ? (double)(int)((magnitude ^ sign) - sign) : (double)((magnitude ^ sign) - sign);
 }
 
 FN double flushed(double x, double smallest, int keep_sign) {
@@ -175,6 +175,7 @@ static void tile(const Job *job, Buffers *x, long row, long column) {
   memset(x->codes, 0, rows * W * sizeof(code_c));
   TAKE(OF_C, code_c, row, column, rows, columns, W);
   _Pragma("omp simd") for (long j = 0; j < rows * W; ++j) x->c[j] = NUMBER_C(((const code_c *)x->codes)[j]);
+  if (TWO_REGISTERS) memset(x->second, 0, rows * W * sizeof(double));
   for (long k = 0; k < job->k; k += CHUNK) {
     const long depth = job->k - k < CHUNK ? job->k - k : CHUNK;
     read_a(job, x, row, k, rows, depth);
@@ -193,14 +194,15 @@ static void tile(const Job *job, Buffers *x, long row, long column) {
 #endif
 #endif
         for (long j = from; j < to; j += STEP)
-          step(k + j, k, a, ea, b, eb, x->sa + i * GROUPS_A, x->esa + i * GROUPS_A, x->sb, x->esb, x->c + i * W, row + i,
-               column, job->seed);
+          step(k + j, k, a, ea, b, eb, x->sa + i * GROUPS_A, x->esa + i * GROUPS_A, x->sb, x->esb, x->c + i * W,
+               x->second + i * W, row + i, column, job->seed);
       }
   }
   for (long i = 0; i < rows; ++i) {
     code_d *restrict d = (code_d *)job->codes[OF_D] + (row + i) * job->n + column;
-    const double *restrict c = x->c + i * W;
-    _Pragma("omp simd") for (long j = 0; j < columns; ++j) d[j] = CODE_D(c[j]);
+    const double *restrict c = x->c + i * W, *restrict second = x->second + i * W;
+    (void)second;
+    _Pragma("omp simd") for (long j = 0; j < columns; ++j) d[j] = CODE_D(LEFT(c[j]));
   }
 }
 

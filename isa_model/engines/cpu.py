@@ -19,9 +19,10 @@ import numpy as np
 from isa_model.array_codec import code_dtype
 from isa_model.engines.c_library import FLAGS, load
 from isa_model.engines.c_library import NoCompiler as NoCompiler
-from isa_model.engines.emit import Emitter, mode, step
+from isa_model.engines.emit import Emitter, step
 from isa_model.engines.operands import NestedScales, joined, of_side
 from isa_model.engines.plan import Plan
+from isa_model.engines.register_text import left, mode
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import Codes
 from isa_model.formats import Format
@@ -54,8 +55,7 @@ def matmul(
     """Return D as raw codes, from raw codes: `a` (M, K), `b` (K, N), `c` (M, N), scales one per group.
 
     `positions` (lines, runs) are those of a sparse operand, as `sparse.checked` returns them.
-    Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler and for a
-    running value of two registers.
+    Raises plan.Unsupported for a spec whose values doubles cannot carry exactly, NoCompiler without a C compiler.
     """
     return prepared(spec)(a, b, c, scale_a, scale_b, seed, positions)
 
@@ -122,8 +122,6 @@ def cores() -> int:
 
 def compiled(plan: Plan, width: int = WIDTH) -> Any:
     """Return the C function of a plan, from the cache folder if it is there. Raises NoCompiler as `matmul` does."""
-    if plan.spec.remainder:
-        raise NoCompiler("a running value of two registers is computed by the portable engine")
     text = source(plan, width)
     if text.count("\n") > MOST_LINES:
         raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
@@ -169,6 +167,8 @@ def source(plan: Plan, width: int = WIDTH) -> str:
         "COLUMN_OF(j)": "(column + j)",
         "NUMBER_C(code)": _number(spec.c_format, spec.flush_c),
         "CODE_D(x)": f"({code_of(spec, 'x')})",
+        "LEFT(x)": left(spec, "(x)"),
+        "TWO_REGISTERS": int(spec.remainder is not None),
     }
     types = {"lane": plan.lane_name, "code_c": _type(spec.c_format), "code_d": _type(spec.accumulator)}
     for is_a, letter in ((True, "A"), (False, "B")):
@@ -192,7 +192,7 @@ def source(plan: Plan, width: int = WIDTH) -> str:
             "static void step(int k, int k0, const lane *restrict a, const short *restrict ea, const lane *restrict b,",
             "                 const short *restrict eb, const double *restrict sa, const int *restrict esa,",
             "                 const double *restrict sb, const int *restrict esb, double *restrict state,",
-            "                 unsigned row, unsigned column, unsigned long long seed) {",
+            "                 double *restrict second, unsigned row, unsigned column, unsigned long long seed) {",
             step(Cpu(plan)),
             "}",
             (here / "cpu.c").read_text(),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from isa_model.engines.emit import step
+from isa_model.engines.plan import FP32
+from isa_model.engines.register_text import left
 from isa_model.engines.routes import is_short
 from isa_model.engines.target import BlockCode, Target, code_of
 from isa_model.float64 import LANE_BITS
-from isa_model.formats import Format
 from isa_model.rounding import Rounding
 
 CUTS = {
@@ -50,7 +51,7 @@ class CudaTarget(Target):
     def state(self) -> str:
         """C type of the accumulator: float if it holds every number of C and D, which halves the registers."""
         spec = self.plan.spec
-        return "float" if is_in_fp32(spec.accumulator) and is_in_fp32(spec.c_format) else "double"
+        return "float" if FP32.holds(spec.accumulator) and FP32.holds(spec.c_format) else "double"
 
     @property
     def seed(self) -> str:
@@ -65,11 +66,6 @@ class CudaTarget(Target):
         """Return the CUDA file of a kernel, with the headers in front of it."""
         headers = [(Path(__file__).parent / name).read_text() for name in self.headers]
         return "\n".join([*headers, f"typedef {self.lane} lane;", text])
-
-
-def is_in_fp32(fmt: Format) -> bool:
-    """Return whether FP32 holds every number of a format."""
-    return fmt.kind == "float" and fmt.mantissa_bits <= 23 and fmt.exponent_bits <= 8 and fmt.min_exponent >= -126
 
 
 @dataclass(frozen=True)
@@ -105,6 +101,7 @@ class CudaCores(CudaTarget):
 
     def source(self) -> str:
         """Return the CUDA file in which `run` adds A B to C. Arrays are K first, with rows and columns in whole tiles."""
+        second = "  double second[W];\n  LANES second[j] = 0.0;" if self.plan.spec.remainder else ""
         return self.kernel(f"""
 #define TM {self.tile[0]}
 #define TN {self.tile[1]}
@@ -132,11 +129,12 @@ run(int lda, int ldb, int k_end, {self.seed}const lane *__restrict__ a, const un
   {self.state} state[W];
   c += (long)row * ldb + column; d += (long)row * ldb + column;
   LANES state[j] = c[AT(j)];
+{second}
 #pragma unroll 1
   for (int k = 0; k < k_end; k += {self.plan.spec.shape.k}) {{
 {step(self)}
   }}
-  LANES d[AT(j)] = {code_of(self.plan.spec, "state[j]")};
+  LANES d[AT(j)] = {code_of(self.plan.spec, left(self.plan.spec, "state[j]"))};
 }}
 """)
 

@@ -6,7 +6,7 @@ the products of a block: the largest exponent and the sum of the cut products.
 
 For lane `j` and position `k` along K, the step reads `A(k, j)` and `B(k, j)` (numbers of the lane type), `EA(k, j)` and
 `EB(k, j)` (their alignment exponents, OPERAND_NONE for a zero) and, for group `g` of scales, `SA(g, j)`, `SB(g, j)`,
-`ESA(g, j)`, `ESB(g, j)`. It reads and leaves the accumulator in `state[j]`.
+`ESA(g, j)`, `ESB(g, j)`. It reads and leaves the accumulator in `state[j]`, and that of a `remainder` in `second[j]`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from math import inf
 
 from isa_model import golden
-from isa_model.codec import largest_finite
 from isa_model.engines.c_text import CText
 from isa_model.engines.plan import RANGE, Handover
+from isa_model.engines.register_text import is_fp32, mode, put
 from isa_model.engines.routes import c_is_apart
 from isa_model.engines.target import BlockCode, Target, neutral
-from isa_model.float64 import LANE_BITS, bins, integer_range
+from isa_model.float64 import LANE_BITS, bins
 from isa_model.formats import Format
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
@@ -33,6 +33,15 @@ class TermCode:
 
     parts: tuple[str, ...]
     exponent: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the second register of a running value is to a sum: its C expressions as a term, none where it is no term."""
+
+    joins: str | None
+    part: list[str]
+    exponent: list[str]
 
 
 Recipe = Callable[[], TermCode]
@@ -63,7 +72,7 @@ class Emitter(CText):
     def reread(self) -> None:
         """Write the reading of C from the D that the previous instruction left in the register (`plan.Handover`)."""
         how = self.plan.handover
-        if how == Handover():
+        if how == Handover() or self.spec.remainder:
             return
         self.write("LANES {")
         value = self.let("double", "state[j]")
@@ -99,7 +108,8 @@ class Emitter(CText):
 
     def run_block(self, index: int, n: int, k: str, running: str) -> None:
         """Add block number `n` of a stage to its running value `running[j]`."""
-        short = self.target.short_block(self.block_code(n, k), running) if index == 0 else ""
+        plain = index == 0 and not self.stages[0].remainder
+        short = self.target.short_block(self.block_code(n, k), running) if plain else ""
         meets_c = c_is_apart(self.plan) if n == 0 else ""
         if short and meets_c:  # the short text cannot read C's format
             self.write(f"if (({k}) {meets_c}) {{")
@@ -115,7 +125,8 @@ class Emitter(CText):
         register = self.stages[index].result[-1].format
         exponent = self.align(value, register)
         if index == len(self.stages) - 1 and n == 0:  # C has a format of its own
-            for fmt, where in ((self.spec.accumulator, f"% {self.spec.shape.k} == 0"), (self.spec.c_format, "== 0")):
+            known = [(self.spec.accumulator, f"% {self.spec.shape.k} == 0"), (self.spec.c_format, "== 0")]
+            for fmt, where in known[1:] if self.spec.remainder else known:
                 if fmt.min_exponent != register.min_exponent or not exponent.startswith("align"):
                     exponent = f"({k}) {where} ? {self.align(value, fmt)} : {exponent}"
         recipe = self.block(index, n, k, lambda: TermCode((value,), self.let("int", exponent, "e")))
@@ -155,23 +166,26 @@ class Emitter(CText):
         stage = self.stages[index]
         if index == 0 and self.plan.fused_products:
             return self.fused_block(stage, self.block_code(n, k), running, self.number(0, n, k))
+        kept = self.kept(stage)
         numbers = self.terms(index, n)
         recipes = [self.product(f"{k} + {t}") if index == 0 else self.result(index - 1, t, k) for t in numbers]
 
         def compute() -> TermCode:
             terms = [recipe() for recipe in recipes]
             own = running() if running else None
-            largest = self.largest(stage, [t.exponent for t in terms], own)
+            added = own if kept.joins != "block" else None
+            largest = self.largest(stage, [t.exponent for t in terms], added, kept)
             if not stage.aligned:
-                parts = [p for t in ([*terms, own] if own else terms) for p in t.parts]
+                parts = [p for t in ([*terms, added] if added else terms) for p in t.parts] + kept.part
             else:
                 known = self.let("int", f"larger({largest}, {-RANGE})", "known")
                 values = [self.to_odd(t.parts) for t in terms]
                 parts = [self.cut(index, value, known, stage.fraction_bits) for value in values]
-                parts += self.cut_running(index, own, known, largest)
+                parts += self.cut_running(index, own, known, largest) + self.cut_kept(index, kept, known)
                 if own and stage.opposing == "complement":
-                    parts.append(self.inverted(values, own.parts[0], f"{known} - {stage.fraction_bits}"))
-            return self.summed(index, parts, largest, self.number(index, n, k))
+                    terms_ = [*values, *(["second[j]"] if kept.part else [])]
+                    parts.append(self.inverted(terms_, own.parts[0], f"{known} - {stage.fraction_bits}"))
+            return self.summed(index, parts, largest, self.number(index, n, k), own)
 
         return compute
 
@@ -182,7 +196,7 @@ class Emitter(CText):
 
     def fused_block(self, stage: Stage, block: BlockCode, running: Recipe | None, number: str) -> Recipe:
         """Return `block` for products that the target's loops sum straight from the operands."""
-        plan = self.plan
+        plan, kept = self.plan, self.kept(stage)
         needs_exponent = stage.aligned or not stage.result
         exponents = self.array("short", "top") if needs_exponent else ""
         # A zero product matters only if it may count above a nonzero product or running value.
@@ -199,7 +213,7 @@ class Emitter(CText):
             if smallest:
                 raised = f"larger({name}, {zero})"
                 name = self.let("int", f"{smallest}[j] <= OPERAND_NONE / 2 ? {raised} : {name}", "e")
-            return self.largest(stage, [name], own)
+            return self.largest(stage, [name], own, kept)
 
         if not stage.aligned:
             sums = self.array("double", "sum")
@@ -207,7 +221,8 @@ class Emitter(CText):
 
             def exact() -> TermCode:
                 own = running() if running else None
-                return self.summed(0, [f"{sums}[j]", *(own.parts if own else ())], largest_of(own), number)
+                added = own.parts if own and kept.joins != "block" else ()
+                return self.summed(0, [f"{sums}[j]", *added, *kept.part], largest_of(own), number, own)
 
             return exact
 
@@ -229,7 +244,8 @@ class Emitter(CText):
             known = self.let("int", f"larger({largest}, {-RANGE})", "known")
             part = self.let("double", f"(double){sums}[j] * pow2({known} - {stage.fraction_bits})")
             own = running() if running else None
-            return self.summed(0, [part, *self.cut_running(0, own, known, largest)], largest, number)
+            cut = [*self.cut_running(0, own, known, largest), *self.cut_kept(0, kept, known)]
+            return self.summed(0, [part, *cut], largest, number, own)
 
         return aligned
 
@@ -288,7 +304,15 @@ class Emitter(CText):
 
     # -- sums --------------------------------------------------------------------------------------------------------
 
-    def largest(self, stage: Stage, exponents: Sequence[str], own: TermCode | None) -> str:
+    def kept(self, stage: Stage) -> Kept:
+        """Return the second register of a stage's running value as a term of its sums."""
+        remainder = stage.remainder
+        if remainder is None or remainder.joins == "end":
+            return Kept(None if remainder is None else "end", [], [])
+        part = f"(second[j] == 0 ? {neutral(stage)} : second[j])"
+        return Kept(remainder.joins, [part], [self.align("second[j]", remainder.format)])
+
+    def largest(self, stage: Stage, exponents: Sequence[str], own: TermCode | None, kept: Kept) -> str:
         """Return the exponent a block is aligned to; a term without one counts with the stage's zero exponent."""
         if own and stage.offset:
             exponents = [*exponents, f"({own.exponent} == NONE ? NONE : {own.exponent} + {stage.offset})"]
@@ -296,8 +320,8 @@ class Emitter(CText):
             exponents = [*exponents, own.exponent]
         if stage.zero_exponent is not None:
             exponents = [f"({e} == NONE ? {stage.zero_exponent} : {e})" for e in exponents]
-        result = exponents[0]
-        for exponent in exponents[1:]:
+        result, *others = [*exponents, *kept.exponent]
+        for exponent in others:
             result = self.let("int", f"larger({result}, {exponent})", "e")
         return self.let("int", result, "e")
 
@@ -322,17 +346,28 @@ class Emitter(CText):
             kept = self.let("double", f"{dropped} ? {neutral(stage)} : {kept}", "c")
         return [kept]
 
+    def cut_kept(self, index: int, kept: Kept, known: str) -> list[str]:
+        """Return the cut second register as a term of a sum; an empty list where it is none."""
+        stage = self.stages[index]
+        cuts = [self.cut(index, "second[j]", known, stage.fraction_bits) for _ in kept.part]
+        return [self.let("double", f"second[j] == 0 ? {neutral(stage)} : {cut}", "c") for cut in cuts]
+
     def inverted(self, values: Sequence[str], own: str, unit: str) -> str:
         """Return what inverting the terms that oppose the running value takes away beside negating them (golden.add)."""
-        against = " + ".join(f"((to_bits({value}) ^ to_bits({own})) < 0)" for value in values)
+        signs = [f"((to_bits({value}) ^ to_bits({own})) < 0)" for value in values]
+        against = " + ".join(
+            f"({x} & (second[j] != 0))" if v == "second[j]" else x for v, x in zip(values, signs, strict=True)
+        )
         some = " | ".join(f"({value} != 0)" for value in (*values, own))
         units = self.let("double", f"{some} ? (double)({against}) * pow2({unit}) : 0.0", "units")
         return self.let("double", f"to_bits({own}) < 0 ? {units} : -{units}", "units")
 
-    def summed(self, index: int, parts: Sequence[str], largest: str, number: str) -> TermCode:
+    def summed(
+        self, index: int, parts: Sequence[str], largest: str, number: str, own: TermCode | None = None
+    ) -> TermCode:
         """Return the sum of the parts in the register, or handed up as it is (golden.exact_sum and golden.put).
 
-        `number` is the number of the block along K.
+        `number` is the number of the block along K, `own` the running value that a second register goes with.
         """
         stage, level = self.stages[index], self.plan.levels[index]
         if len(parts) > 1:
@@ -350,35 +385,25 @@ class Emitter(CText):
             fixed = stage.exponent is not None
             exponent = self.let("int", f"{largest} == NONE ? NONE : {stage.exponent}", "e") if fixed else largest
             return TermCode(tuple(parts), exponent)
-        value = self.to_odd(parts)
+        if stage.remainder and stage.remainder.joins == "block" and own:
+            parts = [self.rounded(self.to_odd(parts), stage.remainder.register), *own.parts]
+        total = value = self.to_odd(parts)
         registers = stage.result if not self.plan.holds_terms(index) else ()
         for i, register in enumerate(registers, self.spec.register_number(index)):
             value = self.rounded(value, register, level.top, f"philox(seed, ROW_OF(j), COLUMN_OF(j), {number}, {i})")
         if stage.zero == "positive":
             value = self.let("double", f"{value} + 0.0")
+        if stage.remainder:
+            lost = self.to_odd([*parts, f"-{value}", *(["second[j]"] if stage.remainder.joins == "end" else [])])
+            lost = self.let("double", f"is_finite({total}) & is_finite({value}) ? {lost} : 0.0", "lost")
+            self.write(f"second[j] = {self.rounded(lost, stage.remainder.register)} + 0.0;")
         return self.term(value, stage.result[-1].format)
 
     # -- registers ---------------------------------------------------------------------------------------------------
 
     def rounded(self, value: str, register: Register, top: int = RANGE, word: str = "") -> str:
         """Return a value, smaller than 2**top, rounded to a register; `word` is the random word of a stochastic one."""
-        fmt, rounding = register.format, mode(register.rounding)
-        overflow = register.overflow or fmt.overflow
-        if fmt.kind == "integer":
-            low, high = integer_range(fmt)
-            ends = f"{low!r}, {high!r}, {2.0**fmt.mantissa_bits!r}"
-            return self.let("double", f"put_integer({value}, {rounding}, OVER_{overflow.upper()}, {ends})")
-        # No finite sum overflows if `top` fits; an infinite one must then stay infinite.
-        never = top <= fmt.max_exponent and overflow in ("infinity", "ieee")
-        flush = int(register.subnormals == "flush")
-        ends = f"{fmt.min_exponent}, {fmt.max_exponent}, {fmt.mantissa_bits}, {largest_finite(fmt)!r}"
-        plus = " + 0.0" if fmt.nan == "negative-zero" else ""  # a format without a negative zero
-        how = (
-            f"put({value}, {rounding}"
-            if not register.random_bits
-            else f"put_random({value}, {word}, {register.random_bits}"
-        )
-        return self.let("double", f"{how}, OVER_{'NEVER' if never else overflow.upper()}, {flush}, {ends}){plus}")
+        return self.let("double", put(value, register, top, word))
 
     def term(self, value: str, fmt: Format) -> TermCode:
         """Return a number of a format as a term."""
@@ -388,13 +413,3 @@ class Emitter(CText):
     def align(value: str, fmt: Format) -> str:
         """Return the C expression of the exponent with which a number of a format aligns."""
         return f"align_integer({value})" if fmt.kind == "integer" else f"align({value}, {fmt.min_exponent})"
-
-
-def is_fp32(fmt: Format) -> bool:
-    return fmt.kind == "float" and (fmt.mantissa_bits, fmt.min_exponent, fmt.max_exponent) == (23, -126, 127)
-
-
-def mode(rounding: Rounding | None) -> str:
-    """Return the name of a rounding in prelude.h."""
-    assert rounding is not None
-    return rounding.name

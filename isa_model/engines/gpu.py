@@ -80,8 +80,6 @@ def matmul_on_device(
     if spec.codebook:
         raise Unsupported("an operand of indices: `isa_model.matmul` looks its elements up")
     check_tensors(spec, a, b, c, scale_a, scale_b)
-    if spec.remainder:
-        raise Unsupported("the kernels keep one register of a running value, not two")
     if factor is not None:
         if spec.accumulator.name != "fp32":
             raise ValueError(f"factor is for FP32 accumulators; {spec.name} has {spec.accumulator.name}")

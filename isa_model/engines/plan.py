@@ -5,17 +5,19 @@ The inequalities here make the engines exact for all data.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import Literal
 
 from isa_model.codec import largest_finite
 from isa_model.float64 import LANE_BITS
-from isa_model.formats import Format
+from isa_model.formats import Format, named
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
+FP32 = named("fp32")
 RANGE = 880
 """Largest magnitude of an exponent; within it, sums, products and reciprocals of units are normal float64 numbers."""
 ODD_BITS = LANE_BITS - 2
@@ -31,14 +33,16 @@ class Level:
     """Bounds on the terms of one level: products, or results of a stage.
 
     Each part of a term has at most `bits` significant bits; a term is a multiple of 2**`lsb`, smaller than 2**`top` in
-    magnitude, and smaller than 2**(its alignment exponent + `growth`). `plain`: the sum was taken in one lane. Otherwise
-    it has `sum_bits` bits; the last place of an aligned sum is `fraction_bits` below its largest exponent.
+    magnitude, and smaller than 2**(its alignment exponent + `growth`). That exponent is at most `highest`. `plain`: the sum
+    was taken in one lane. Otherwise it has `sum_bits` bits; the last place of an aligned sum is `fraction_bits` below its
+    largest exponent.
     """
 
     bits: int
     lsb: int
     top: int
     growth: int
+    highest: int
     parts: int = 1
     plain: bool = True
     sum_bits: int = 0
@@ -83,9 +87,10 @@ def significand_bits(fmt: Format) -> int:
     return fmt.mantissa_bits + (fmt.kind != "integer")
 
 
-def _of_format(fmt: Format) -> Level:
+def _of_format(fmt: Format, widen: Format | None = None) -> Level:
     growth = fmt.mantissa_bits if fmt.kind == "integer" else 1
-    return Level(significand_bits(fmt), fmt.min_lsb_exponent, fmt.max_exponent + 1, growth)
+    top, highest = fmt.max_exponent + 1, highest_exponent(fmt, widen)
+    return Level(significand_bits(fmt), fmt.min_lsb_exponent, top, growth, highest)
 
 
 def lowest_exponent(fmt: Format, widen: Format | None) -> int:
@@ -103,7 +108,8 @@ def highest_exponent(fmt: Format, widen: Format | None) -> int:
 def _product(x: Level, y: Level) -> Level:
     bits = x.bits + y.bits
     parts = x.parts if bits <= LANE_BITS else 2 * x.parts
-    return Level(min(bits, LANE_BITS), x.lsb + y.lsb, x.top + y.top, x.growth + y.growth, parts)
+    sums = x.lsb + y.lsb, x.top + y.top, x.growth + y.growth, x.highest + y.highest
+    return Level(min(bits, LANE_BITS), *sums, parts)
 
 
 class Plan:
@@ -117,7 +123,7 @@ class Plan:
             raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
         self.handover = handover(spec)
         scale = spec.scale
-        product = _product(_of_format(spec.a), _of_format(spec.b))
+        product = _product(_of_format(spec.a, spec.widen), _of_format(spec.b, spec.widen))
         self.min_product_exponent = sum(lowest_exponent(f, spec.widen) for f in (spec.a, spec.b))
         infinite = spec.infinite_from is not None and product.top > spec.infinite_from
         self.infinite_from: float | None = None
@@ -199,7 +205,7 @@ class Plan:
         """
         stage = self.stages[index]
         several = index == 0 and self.fused_products and stage.terms > 1  # a part is the sum of many terms
-        if stage.aligned or parts != 2 or not stage.result or several:
+        if stage.aligned or parts != 2 or not stage.result or several or stage.remainder:
             return False
         fmt, terms = stage.result[0].format, self.addends[index]
         precision = fmt.mantissa_bits + 1
@@ -217,6 +223,11 @@ class Plan:
         return self.stages[0]
 
     @property
+    def operands_fit_fp32(self) -> bool:
+        """True if FP32 holds every number of A and B; a product in its range says nothing of them."""
+        return all(fmt.kind == "integer" or FP32.holds(fmt) for fmt in (self.spec.a, self.spec.b))
+
+    @property
     def neutral(self) -> float:
         """Zero from which a sum of products starts: the negative one, unless no product is a negative zero."""
         return -0.0 if self.first.zero == "ieee" and not self.whole_products else 0.0
@@ -224,8 +235,7 @@ class Plan:
     @property
     def highest_unit(self) -> int:
         """Largest exponent of the last place that a term of the first stage keeps."""
-        highest = max(level.top - 1 for level in self.addends[0]) + max(self.first.offset, 0)
-        return max(highest, self.first.zero_exponent or 0) - (self.first.fraction_bits or 0)
+        return aligned_to(self.first, self.addends[0]) - (self.first.fraction_bits or 0)
 
     @property
     def lane_name(self) -> str:
@@ -236,7 +246,7 @@ class Plan:
         """Return the bounds on the results of a stage after their scales."""
         scale = self.spec.scale
         if scale is not None and index == self.spec.scaled_stage:
-            factor = scales[0] if scales else Level(1, 0, 1, 1)
+            factor = scales[0] if scales else Level(1, 0, 1, 1, 0)
             for other in scales[1:]:
                 factor = _product(factor, other)
             if factor.parts > 1:
@@ -244,7 +254,8 @@ class Plan:
             if scale.product:
                 _in_range(factor)
                 factor = _of_format(scale.product.format)
-            factor = replace(factor, lsb=factor.lsb + scale.power, top=factor.top + scale.power)
+            shifted = {name: getattr(factor, name) + scale.power for name in ("lsb", "top", "highest")}
+            factor = replace(factor, **shifted)
             self.scaled_bits = level.bits + factor.bits
             level = _product(level, factor)
             if scale.result:
@@ -257,13 +268,13 @@ class Plan:
         """Return the bounds on a running value: a number of its register or, in the last stage, of C's format."""
         running = _of_format(self.spec.accumulator if not stage.result else stage.result[-1].format)
         if stage is self.stages[-1]:
-            return _widest(running, _of_format(self.spec.c_format))
-        return running
+            running = _widest(running, _of_format(self.spec.c_format))
+        growth = running.growth + max(-stage.offset, 0)
+        return replace(running, growth=growth, highest=running.highest + stage.offset)
 
     def _sum(self, stage: Stage, term: Level, with_running: bool = True) -> Level:
         """Return the bounds on the sum of a block of terms and, if asked for, the running value."""
         running = self._running(stage)
-        running = replace(running, growth=running.growth + max(-stage.offset, 0))
         takes = bool(stage.accumulator) and with_running
         count = stage.terms + takes
         if stage.remainder:
@@ -276,19 +287,22 @@ class Plan:
             count *= 2
         growth = max(term.growth, running.growth if takes else 0) + (count - 1).bit_length()
         lsb = min(term.lsb, running.lsb) if takes else term.lsb
+        highest = aligned_to(stage, [term, running] if takes else [term])
         top = (max(term.top, running.top) if takes else term.top) + (count - 1).bit_length()
         parts = term.parts * (stage.terms + bool(stage.remainder)) + takes
         kept = 0
         fixed = stage.exponent or 0
-        if not -RANGE <= fixed <= RANGE or (stage.zero_exponent or 0) > RANGE:
-            raise Unsupported("a fixed exponent reaches beyond those of float64 lanes")
-        if takes and running.top + stage.offset > RANGE:
-            raise Unsupported("an offset exponent reaches beyond those of float64 lanes")
+        if fixed < -RANGE or highest > RANGE:
+            raise Unsupported("an alignment exponent reaches beyond those of float64 lanes")
         if stage.fraction_bits is None:
             bits = top - lsb
         else:
-            kept = max(stage.fraction_bits, (stage.accumulator_fraction_bits or 0) if takes else 0)
+            own = stage.accumulator_fraction_bits if takes else None
+            least, kept = sorted((stage.fraction_bits, stage.fraction_bits if own is None else own))
             bits = growth + kept
+            if stage.rounding in (Rounding.UP, Rounding.DOWN, Rounding.TO_ODD):  # the smallest term may become one unit
+                top = max(top, highest - least + (count - 1).bit_length())
+            top += stage.rounding is not Rounding.TOWARD_ZERO
             if term.parts > 1 and term.growth + stage.fraction_bits > ODD_BITS:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
             parts = count
@@ -299,8 +313,9 @@ class Plan:
         if growth + kept > RANGE:
             raise Unsupported("a term reaches too far above the exponent it aligns with")
         if stage.exponent is not None:
-            growth = top - stage.exponent
-        return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, 1 if plain else parts, plain, bits, kept))
+            growth, highest = top - stage.exponent, stage.exponent
+        parts = 1 if plain else parts
+        return _in_range(Level(min(bits, LANE_BITS), lsb, top, growth, highest, parts, plain, bits, kept))
 
     def _lane(self, product: Level) -> Literal["float32", "float64"]:
         """Return float32 where every cut product and their sum fit its 24 bits and lie far inside its range."""
@@ -310,6 +325,7 @@ class Plan:
             and stage.fraction_bits is not None
             and self.spec.scaled_stage != -1
             and product.bits <= 24
+            and self.operands_fit_fp32
             and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
             and product.lsb > -60
             and product.top < 60
@@ -343,8 +359,15 @@ class Plan:
         )
 
 
+def aligned_to(stage: Stage, addends: Iterable[Level]) -> int:
+    """Return the largest exponent that a block of a stage can be aligned to."""
+    of_terms = max(level.highest for level in addends)
+    return of_terms if stage.zero_exponent is None else max(of_terms, stage.zero_exponent)
+
+
 def _widest(x: Level, y: Level) -> Level:
-    return Level(max(x.bits, y.bits), min(x.lsb, y.lsb), max(x.top, y.top), max(x.growth, y.growth))
+    sums = max(x.top, y.top), max(x.growth, y.growth), max(x.highest, y.highest)
+    return Level(max(x.bits, y.bits), min(x.lsb, y.lsb), *sums)
 
 
 def _check_register(fmt: Format, random_bits: int = 0) -> None:

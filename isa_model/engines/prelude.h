@@ -85,6 +85,12 @@ FN double sum_error(double x, double y, double s) {
   return is_finite(s) ? e : 0.0;
 }
 
+/* x + y rounded to odd. */
+FN double both(double x, double y) {
+  const double s = x + y;
+  return s != 0 ? jam(s, sum_error(x, y, s)) : s;
+}
+
 /* The error of p = x * y; a zero has the sign of p, so that the parts of a negative zero sum to one. */
 FN double product_error(double x, double y, double p) {
   double e = fma(x, y, -p);

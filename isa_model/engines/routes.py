@@ -58,9 +58,11 @@ def route(plan: Plan) -> Route | None:
         return None
     if stage.interleave and (stage.interleave.to == "chains" or stage.interleave.hand):
         return None
-    if stage.offset or stage.opposing == "complement":
+    if stage.offset or stage.opposing == "complement" or spec.remainder:
         return None
     if max(spec.a.storage_bits, spec.b.storage_bits) > 16 or "table" in (spec.a.kind, spec.b.kind):
+        return None
+    if not plan.operands_fit_fp32:
         return None
     if not plan.fused_products:  # sums wider than FP64
         wide = stage.fraction_bits is None and is_short(plan) and digit_count(spec.a) + digit_count(spec.b) <= 10

@@ -55,6 +55,8 @@ class Bounds(Source):
     def gather(self, subject: Subject) -> Evidence:
         """Return the bounds on every GEMM; none for a proposal whose sums are today's."""
         proposal = subject.proposal
+        if proposal.in_slices:
+            return Evidence(source="bounds", figures=(), method=("No bounds: they are of operands in one slice.",))
         if proposal.multiplies_as_today or not is_bounded(proposal.proposed()):
             return Evidence(source="bounds", figures=())
         figures = tuple(self.figures(subject))
@@ -88,7 +90,7 @@ class Bounds(Source):
     def figures(self, subject: Subject) -> Sequence[Figure]:
         """Return the figures alone."""
         proposal = subject.proposal
-        compared = () if proposal.multiplies_as_today else variants(proposal)
+        compared = () if proposal.multiplies_as_today or proposal.in_slices else variants(proposal)
         gemms = list(dict.fromkeys(g for g, _ in proposal.trials))
         return [f for c in compared if c.variant in VARIANTS for g in gemms for f in figures_of(c, g)]
 

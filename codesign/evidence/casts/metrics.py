@@ -30,10 +30,13 @@ METRICS = (
         better="higher",
         comparison="difference",
     ),
-    _metric("cast.underflow_share", "underflow", "share of nonzero elements that the path delivers as zero"),
+    _metric(
+        "cast.underflow_share", "underflow", "share of nonzero elements that the path delivers as zero", share=True
+    ),
     _metric(
         "cast.requantised_share",
         "elements changed by further casts",
         "share of elements that differ from those of one cast straight from BF16",
+        share=True,
     ),
 )

@@ -7,8 +7,8 @@ from math import fsum
 
 from codesign.evidence.cost.records import CostRecord
 from codesign.figures.figure import Alternative, Kind
+from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.operand_fields import ScaleOperand
 
 FP8_PRODUCTS_PER_CYCLE = 4096
 """Dense FP8 products of one Hopper SM per clock; each doubling of operand bits halves it. NVIDIA H100 data sheet: 1979 TFLOP/s
@@ -77,9 +77,19 @@ def extra_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
 
 def scale_traffic(spec: Instruction) -> ChipFigure:
     """Return the bits of scales over the bits of operands as stored, where a block of rows or columns has one scale."""
-    bits = sum(side.format.bits / (side.group[0] * side.group[1]) for _, side, _ in _sides(spec, 0, 0))
-    share = bits / (spec.a.bits + spec.b.bits)
+    share = _scale_bits(spec) / (spec.a.bits + spec.b.bits)
     return ChipFigure("cost.scale_traffic", share, share, share, "modelled", "the spec's formats and groups")
+
+
+def operand_bits(spec: Instruction) -> ChipFigure:
+    """Return the bits of an element with its share of scales of all levels, the mean of A and B."""
+    bits = (spec.a.bits + spec.b.bits + _scale_bits(spec)) / 2
+    return ChipFigure("cost.operand_bits", bits, bits, bits, "modelled", "the spec's formats and groups")
+
+
+def _scale_bits(spec: Instruction) -> float:
+    """Return the bits of scales for an element of A and one of B."""
+    return fsum(fmt.bits / (group[0] * group[1]) for _, fmt, group, _ in _levels(spec, 0, 0))
 
 
 def cycle_ratio(new: CostRecord, old: CostRecord) -> ChipFigure:
@@ -123,10 +133,10 @@ def scale_bandwidth(spec: Instruction) -> ChipFigure:
     shape = spec.shape
     cycles = shape.m * shape.n * shape.k / (FP8_PRODUCTS_PER_CYCLE * 8 / spec.a.bits)
     once, every = 0.0, 0.0
-    for size, side, axis in _sides(spec, shape.m, shape.n):
-        per_group = size / side.group[1 - axis] * side.format.bits / 8
-        once += per_group * shape.k / side.group[axis]
-        every += per_group * max(1.0, shape.k / side.group[axis])
+    for size, fmt, group, axis in _levels(spec, shape.m, shape.n):
+        per_group = size / group[1 - axis] * fmt.bits / 8
+        once += per_group * shape.k / group[axis]
+        every += per_group * max(1.0, shape.k / group[axis])
     low, high = once / cycles, every / cycles
     source = (
         f"{shape.m} x {shape.n} x {shape.k} in {cycles:.0f} cycles (data sheet), of {SHARED_MEMORY_BYTES_PER_CYCLE} B per "
@@ -139,16 +149,16 @@ def scale_storage(spec: Instruction) -> ChipFigure:
     """Return the bytes of shared memory for the scales of the tiles in flight on an SM."""
     m, n, k = TILE
     stage = fsum(
-        size / side.group[1 - axis] * max(1.0, k / side.group[axis]) * side.format.bits / 8
-        for size, side, axis in _sides(spec, m, n)
+        size / group[1 - axis] * max(1.0, k / group[axis]) * fmt.bits / 8
+        for size, fmt, group, axis in _levels(spec, m, n)
     )
     low, taken, high = (stage * count for count in STAGES)
     source = f"tiles of {m} x {n} x {k}, {STAGES[0]} to {STAGES[2]} stages (assumed); 228 KiB of shared memory per SM"
     return ChipFigure("cost.scale_storage", taken, low, high, "assumed", source)
 
 
-def _sides(spec: Instruction, m: int, n: int) -> list[tuple[int, ScaleOperand, int]]:
-    """Return the rows or columns, the scales and the axis of K of each operand that has scales."""
+def _levels(spec: Instruction, m: int, n: int) -> list[tuple[int, Format, tuple[int, int], int]]:
+    """Return the rows or columns, the format, the group and the axis of K of each level of scales in groups."""
     scale = spec.scale
     sides = ((m, scale.a, 1), (n, scale.b, 0)) if scale else ()
-    return [(size, side, axis) for size, side, axis in sides if side is not None]
+    return [(size, x.format, x.group, axis) for size, side, axis in sides if side for x in side.levels if x.group]

@@ -14,6 +14,7 @@ from codesign.evidence.cost.rtl import stalled
 from codesign.evidence.cost.rtl.ports import check, ports, shared_uses
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
 from codesign.figures.escape import literal
+from codesign.figures.markdown import table
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, write_folder
 from isa_model.printable import visible
@@ -201,14 +202,12 @@ def cell_models(library: Library, used: set[str]) -> str:
 
 
 def _readme(spec: Instruction, figures: dict[str, str]) -> str:
-    rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
     return f"""# Dot-product unit of {literal(spec.name)}
 
 Generated from the instruction's spec (design sha256 `{design_sha256(spec)}`); one element of D.
 
-| | |
-|---|---|
-{rows}
+{table(" | ", figures.items())}
+
 | file | is |
 |---|---|
 | `unit.v` | the design, a module per block; `verilator --lint-only -Wall` accepts it and `pipeline.v` |

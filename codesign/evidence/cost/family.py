@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from codesign.evidence.cost import sweep
 from codesign.evidence.cost.records import CostRecord
 from codesign.evidence.cost.sweep import Point
+from codesign.figures.metric import metric_named
+from codesign.figures.words import listed
 from codesign.proposal.proposal import Claim, Proposal
 
 GROUP = 128
@@ -38,10 +40,13 @@ def sentences(proposal: Proposal, today: CostRecord) -> Iterator[str]:
         decided = [_keeps(p, claim, today, software) for p in family]
         if None not in decided:
             over = f", relative to {claim.relative_to}," if claim.relative_to else ""
-            words = f"{claim.metric}{over} at most {claim.at_most:g}"
+            words = f"{metric_named(claim.metric).short}{over} at most {claim.at_most:g}"
             keep[words] = [p for p, kept in zip(family, decided, strict=True) if kept]
+    cheapest: dict[str, list[str]] = {}
     for words, kept in keep.items():
-        yield f"Cheapest member of the family with {words}: {describe(kept[0], today) if kept else 'none'}."
+        cheapest.setdefault(describe(kept[0], today) if kept else "none", []).append(words)
+    for member, bounds in cheapest.items():
+        yield f"Cheapest member of the family with {listed(bounds)}: {member}."
     every = [p for p in family if all(p in kept for kept in keep.values())]
     as_software = next(p for p in family if all(p.accumulation[t] <= software[t] for t in software))
     count = f"all {len(keep)} claims that errors at K = {sweep.SUMMED} and areas decide"

@@ -17,7 +17,7 @@ _metric = partial(
 METRICS = (
     _metric(
         "cost.area_ratio",
-        "area over the base",
+        "unit area over today's",
         "area of the proposed dot-product unit over that of the base, per product",
         axis=Axis(judged=True, one_for=("software", "today")),
         topic="area",
@@ -34,49 +34,49 @@ METRICS = (
     ),
     _metric(
         "cost.delay_ratio",
-        "longest path over the base",
+        "longest path over today's",
         "longest path of the proposed dot-product unit over that of the base, both without registers",
     ),
     _metric(
         "cost.energy_ratio",
-        "energy of the unit over the base",
+        "unit energy over today's",
         "capacitance that gates and pipeline registers of the proposed dot-product unit switch over the base's, per product",
         axis=Axis(one_for=("software", "today")),
         topic="energy",
     ),
     _metric(
         "cost.sm_area_ratio",
-        "transistors of an SM over today's",
+        "SM transistors over today's",
         "transistors of a Hopper SM with the proposed units over today's, the SM's own number assumed",
         topic="area",
     ),
     _metric(
         "cost.extra_cycles",
-        "further latency",
+        "added latency",
         "further cycles of latency of the proposed dot-product unit, registers after as many gates as in the base",
         unit="cycles",
         topic="latency",
     ),
     _metric(
         "cost.cycle_ratio",
-        "cycle time over the base",
+        "cycle time over today's",
         "least cycle time of the proposed dot-product unit over the base's, registers after as many gates",
     ),
     _metric(
         "cost.extra_register_bits",
-        "further pipeline registers",
+        "added pipeline registers",
         "further pipeline register bits for as many products as the base's unit sums, registers after as many gates",
         unit="bit",
     ),
     _metric(
         "cost.extra_loop_cycles",
-        "further latency of accumulation",
+        "added latency of accumulation",
         "further cycles from C to D, which other elements of D have to fill, registers after as many gates as in the base",
         unit="cycles",
     ),
     _metric(
         "cost.accumulator_traffic",
-        "accumulator bits over the base",
+        "accumulator bits over today's",
         "bits of C read and of D written per product, over those of the base",
     ),
     _metric(
@@ -90,6 +90,13 @@ METRICS = (
         "shared memory for scales",
         "shared memory of an SM that holds the scales of the tiles in flight",
         unit="B",
+    ),
+    _metric(
+        "cost.operand_bits",
+        "bits of an operand's element",
+        "bits of an element of A or B as stored, with its share of the scales of all levels, the mean of both operands",
+        unit="bit",
+        topic="bytes",
     ),
     _metric("cost.scale_traffic", "scales read over operands read", "bits of scales read over bits of operands read"),
 )

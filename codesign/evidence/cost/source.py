@@ -16,6 +16,7 @@ from codesign.evidence.cost.chip import (
     extra_cycles,
     extra_loop_cycles,
     extra_register_bits,
+    operand_bits,
     scale_bandwidth,
     scale_storage,
     scale_traffic,
@@ -97,7 +98,7 @@ def _finding(proposal: Proposal, kin: tuple[str, ...]) -> tuple[str, ...]:
     """Return a sentence on what each idea of the proposal costs, and the last of those on its family."""
     parts = parts_of(proposal.today, proposal.proposed(), "neutral")
     split = ", ".join(f"{IDEAS[idea]} {part:+.2f}" for idea, part in parts.items())
-    words = (f"Area over that of today's unit, by idea: 1 {split}.",) if len(parts) > 1 else ()
+    words = (f"What each idea adds to the area of the unit, today's being 1: {split}.",) if len(parts) > 1 else ()
     return (*words, *kin[-1:])
 
 
@@ -106,7 +107,7 @@ def _section(proposal: Proposal, kin: tuple[str, ...]) -> Section:
     proved = (sentence(proposal.proposed(), new.equivalence.vectors),) if new else ()
     return Section(
         title="Hardware cost",
-        sentences=(*filter(None, (_moved(proposal),)), *kin, *proved),
+        sentences=(*filter(None, (_moved(proposal),)), *kin[:-1], *proved),
         plots=(*waterfall(proposal), *plots(proposal)),
         tables=(
             Table(
@@ -135,7 +136,7 @@ def _figures(
     found = list(_of_records(both, fold, proposal, spec) if both else _of_model(proposal.today, spec))
     if found:
         found.append(accumulator_traffic(proposal.today, spec))
-        found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
+        found += [operand_bits(spec), scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
     for f in found:
         numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
         about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}

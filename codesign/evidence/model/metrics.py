@@ -34,6 +34,7 @@ METRICS = (
         "model.flip_rate",
         "predictions that change",
         "share of tokens whose likeliest next token is not BF16's",
+        share=True,
     ),
     _metric(
         "model.layer_error",

@@ -12,6 +12,7 @@ from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Proposal, Value, Variant
 from codesign.proposal.recipe import Fprop, Recipe, load_recipe
 from codesign.proposal.shipped import names
+from codesign.torch.rules import recipe_on
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.library import changed, load, raw
@@ -43,15 +44,13 @@ Numerics = dict[tuple[Variant, Value | None], Recipe]
 
 def numerics(proposal: Proposal) -> Numerics:
     """Return the recipe of each variant, and of each swept value, for which the proposal's instruction allows one."""
-    from pydantic import ValidationError
-
     keys: list[tuple[Variant, Value | None]] = [(v, None) for v in ("today", "software", "proposal", "exact")]
     keys += [("proposal", value) for value in (proposal.sweep.values if proposal.sweep else ())]
     found: Numerics = {}
     for variant, at in keys:
         try:
-            found[variant, at] = proposal.training_recipe(variant, at)
-        except (ValidationError, InputError):
+            found[variant, at] = recipe_on(proposal, variant, at)
+        except InputError:
             continue  # an instruction to whose operands a model's tensors cannot be cast
     return found
 
@@ -102,7 +101,7 @@ def _shipped() -> Iterator[Row]:
     """Yield every variant of the shipped proposals that change an instruction."""
     for name, path in names().items():
         proposal = load_proposal(path)
-        if proposal.path is None:
+        if proposal.is_trained:
             for (variant, at), recipe in numerics(proposal).items():
                 of = "" if variant == "proposal" else f", {variant}"
                 yield Row("proposals", f"{name}{of}{'' if at is None else f' at {at}'}", recipe, layers=at is None)

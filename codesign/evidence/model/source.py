@@ -40,7 +40,7 @@ class LanguageModels(Source):
         which raises Unavailable without its packages. A proposal with a path has none: no run has the path's casts.
         """
         proposal = subject.proposal
-        if proposal.path is not None:
+        if not proposal.is_trained:
             return Evidence(source="model", figures=())
         found = numerics(proposal)
         records = list(shipped())
@@ -106,6 +106,8 @@ def _sentences(records: list[tuple[str, ModelRecord]], found: Numerics) -> Itera
     recipe = found.get(("proposal", None))
     for _, record in records:
         own = run_of(record, found, "proposal")
+        if own is None:
+            yield f"{record.model}: no run of the proposal; shown are the numerics that it is compared with."
         parts = {p: record.find(numerics_of(without(recipe, p))) for p in LEFT_OUT} if recipe else {}
         if own is None or not all(parts.values()):
             continue

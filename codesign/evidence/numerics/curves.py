@@ -9,8 +9,9 @@ from codesign.figures.figure import Plot, Series
 from codesign.figures.intervals import finite
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.variants import labels, variants
-from codesign.workloads.gemms import Gemm
+from codesign.workloads.gemms import Gemm, Inputs
 from codesign.workloads.tensors import CAPTURED
+from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 
 GROWTH = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -38,7 +39,7 @@ def plots(proposal: Proposal, sampling: Sampling) -> tuple[Plot, ...]:
 def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: str) -> Trial:
     """Return a trial of a GEMM of length k on the first SEEDS seeds; plots have no intervals."""
     seeds = sampling.seeds[:SEEDS]
-    return Trial(_square(name, k), tensors, seeds, sampling.rows, sampling.columns, proposal.rule)
+    return Trial(_square(name, k, proposal.inputs), tensors, seeds, sampling.rows, sampling.columns, proposal.rule)
 
 
 def _error(outcome: Outcome) -> float | None:
@@ -46,9 +47,9 @@ def _error(outcome: Outcome) -> float | None:
     return finite(estimates(errors_of(outcome), (metric,))[metric].value)
 
 
-def _square(name: str, k: int) -> Gemm:
+def _square(name: str, k: int, inputs: Inputs) -> Gemm:
     """Return a GEMM of length k for the plots, with the operands of fprop."""
-    return Gemm(name, 4096, 4096, k, "activation", "weight", False, "")
+    return Gemm(name, 4096, 4096, k, "activation", "weight", False, "", inputs=inputs)
 
 
 def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
@@ -74,6 +75,8 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
     import numpy as np
 
     edges = np.arange(-24.0, 8.5, 1.0)
+    fmt = proposal.inputs.upper()
+    finer = FORMATS[proposal.inputs].mantissa_bits - FORMATS["bf16"].mantissa_bits
     trial = _trial("histogram", 7168, proposal, sampling, tensors)
     series, shown, without = [], labels(proposal), []
     for compared in variants(proposal):
@@ -81,7 +84,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
             continue
         outcome = trial.result(compared)
         with np.errstate(divide="ignore"):
-            ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact))
+            ulps = np.log2(np.abs(outcome.d - outcome.exact) / bf16_ulp(outcome.exact)) + finer
         weights = outcome.rows[:, :, None] * outcome.columns[:, None, :] / ulps.size
         seen = np.isfinite(ulps)
         counts, _ = np.histogram(np.clip(ulps[seen], edges[0], edges[-1]), edges, weights=weights[seen])
@@ -93,10 +96,10 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
     return Plot(
         name="histogram",
         title=f"How large the errors are, K = 7168, {tensors} operands",
-        caption="Share of outputs by |error| in units of the last place of BF16, the output format of fprop and dgrad; "
-        "right of 0 an error is visible in BF16."
+        caption=f"Share of outputs by |error| in units of the last place of {fmt}, the output format of fprop and dgrad; "
+        f"right of 0 an error is visible in {fmt}."
         + (f" Outputs without any error are left out: {', '.join(without)}." if without else ""),
-        x_label="log2 of |error| / BF16 ulp",
+        x_label=f"log2 of |error| / {fmt} ulp",
         y_label="share of outputs",
         y_scale="linear",
         steps=True,

@@ -167,7 +167,7 @@ def errors_of(outcome: Outcome) -> Errors:
 
 def _counts(which: str, operand: Operand, counts: list[Any], weights: Any) -> dict[str, Array]:
     """Return weighted counts of an operand's elements; `counts` has those of each line: nonzero, lost and cut ones."""
-    length = operand.codes.shape[2]
+    length = operand.codes.shape[2] // operand.products
     sums = {**dict(zip(("nonzero", "lost", "cut"), counts, strict=True)), "size": length}
     found = {f"{name}_{which}": (weights * x).sum(axis=1) for name, x in sums.items()}
     return found | {f"elements_{which}": length * _effective(weights)}

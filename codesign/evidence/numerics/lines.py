@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from codesign.workloads.distributions import Scales
-from codesign.workloads.tensors import Tensor, to_bf16
+from codesign.workloads.gemms import Inputs
+from codesign.workloads.tensors import Tensor, rounded_to
 from isa_model.cast import Cast, quantise
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Lines:
     """All lines of a captured tile, as one cluster."""
 
     x: Float32
-    """Elements (seeds, lines, K), BF16 numbers."""
+    """Elements (seeds, lines, K), numbers of the format of tensors."""
     total: int
     """Lines of the whole tensor."""
 
@@ -70,6 +71,8 @@ class DrawnLines(Lines):
     weight: Float64
     streams: Sequence[Sequence[int]]
     """Random seed of each tensor, for magnitudes of the lines that are not computed."""
+    inputs: Inputs = "bf16"
+    """Format of the tensor."""
     cast: Cast | None = None
     """Cast that all lines of the tensor have gone through."""
     _hidden: dict[Any, Any] = field(default_factory=dict)
@@ -112,7 +115,7 @@ class DrawnLines(Lines):
             for stream, along in zip(self.streams, self.along, strict=True):
                 rng = np.random.default_rng([*stream, count, group])
                 parts.append(self._largest(rng, along, count, group))
-            found = to_bf16(self.tensor.unit * np.stack(parts))
+            found = rounded_to(self.inputs, self.tensor.unit * np.stack(parts))
             if self.cast:  # the largest number of a group has the group's scale
                 found = _after(self.cast.model_copy(update={"group": (1, 1)}), found)
             self._hidden[key] = found
@@ -152,7 +155,7 @@ class DrawnLines(Lines):
                 parts.append(np.concatenate(found) * along)
             else:
                 parts.append(self._ends(rng, scales, counts, len(along), smallest) * along)
-        return to_bf16(self.tensor.unit * np.stack(parts))
+        return rounded_to(self.inputs, self.tensor.unit * np.stack(parts))
 
     def _ends(self, rng: np.random.Generator, scales: Float64, counts: Float64, k: int, smallest: bool) -> Float64:
         import numpy as np
@@ -173,7 +176,13 @@ def _after(cast: Cast, x: Float32) -> Float32:
 
 
 def drawn(
-    tensor: Tensor, streams: Sequence[Sequence[int]], count: int, total: int, k: int, tokens_along_k: bool
+    tensor: Tensor,
+    streams: Sequence[Sequence[int]],
+    count: int,
+    total: int,
+    k: int,
+    tokens_along_k: bool,
+    inputs: Inputs = "bf16",
 ) -> DrawnLines:
     """Draw `count` lines of a synthetic tensor with `total` lines of `k` elements, for each stream of random numbers."""
     import numpy as np
@@ -190,5 +199,5 @@ def drawn(
         if down != Scales():
             values *= along[i]
         values *= tensor.unit * scales[:, None]
-        x[i] = to_bf16(values)  # while they are in a cache
-    return DrawnLines(x, total, tensor, across, along, weights, streams)
+        x[i] = rounded_to(inputs, values)  # while they are in a cache
+    return DrawnLines(x, total, tensor, across, along, weights, streams, inputs)

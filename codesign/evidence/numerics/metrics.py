@@ -30,7 +30,8 @@ METRICS = (
         "rounded to that format",
         of_sums=True,
         topic="error",
-        passes=("fprop", "dgrad"),  # FP32 shows the last bit of every sum
+        passes=("fprop", "dgrad"),  # FP32 shows the last bit of every sum,
+        share=True,
     ),
     _metric(
         "numerics.total_error",
@@ -93,16 +94,19 @@ METRICS = (
         "outputs off by over 1 BF16 ulp",
         "share of outputs whose accumulation error exceeds one unit in the last place of BF16",
         of_sums=True,
+        share=True,
     ),
     _metric(
         "numerics.underflow_share",
         "underflow",
         "share of nonzero elements that are quantised to zero, of the operand with the larger one",
+        share=True,
     ),
     _metric(
         "numerics.overflow_share",
         "overflow",
         "share of elements cut to the largest number, of the operand with the larger one, plus the share of outputs "
         "that are infinite or NaN, or stand at the largest number of an accumulator that saturates; at most 1 in all",
+        share=True,
     ),
 )

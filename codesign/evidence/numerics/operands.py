@@ -47,6 +47,8 @@ class Operand:
     """Positions of stored elements (seeds, lines, runs) of a sparse operand; `codes` then has these elements alone."""
     zero: int = 0
     """Code of zero: the middle of an unsigned integer format that holds signed numbers, as in oneDNN."""
+    products: int = 1
+    """Products of slices along K; each element is in as many of them."""
 
     @property
     def values(self) -> Float64:

@@ -45,7 +45,7 @@ def other_cases(metric: str, gemm: Gemm, tensors: str, rule: Quantisation) -> It
     if tensors != CAPTURED:
         for other in other_lengths(gemm):
             yield OtherTrial("length of the sums", f"K = {other.k}", other, tensors, rule)
-    if metric_named(metric).of_sums:
+    if metric_named(metric).of_sums or rule.slices:
         return
     floors = {1e-30: "1e-30", 1e-4: "1e-4 (DeepSeek-V3's inference code)"}
     for floor, words in floors.items():

@@ -38,6 +38,8 @@ BESIDE = (
     "numerics.overflow_share",
 )
 """Metrics reported for baselines other than today's software; a baseline that a claim names has all."""
+CHANGED = "numerics.changed_share"
+"""Metric of BF16 outputs; in FP32 the last bit of every sum shows."""
 Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
 BATCH = 1 << 21
@@ -110,7 +112,12 @@ class Numerics(Source):
         named = (v for c in proposal.claims for v in (c.relative_to, c.of) if v)
         bases = tuple(dict.fromkeys(("software", *named)))  # every report compares with today's software
         made = dict(zip(longest_first, executor.map(partial(_figures_of_job, bases), jobs), strict=True))
-        found = [figure for trial in trials for figure in made[trial]]
+        found = [
+            figure
+            for trial in trials
+            for figure in made[trial]
+            if proposal.inputs == "bf16" or figure.metric != CHANGED
+        ]
         return Evidence(
             source="numerics",
             figures=tuple(found),
@@ -265,6 +272,7 @@ def _captures(proposal: Proposal) -> list[str]:
 
 
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
+    output = "FP32" if proposal.inputs == "fp32" else "BF16 in fprop and dgrad and to FP32 in wgrad"
     seeds = sampling.seeds
     listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
@@ -272,17 +280,18 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K. Rare tokens "
         "and channels are oversampled and weighted accordingly. Scales may depend on elements that are not computed "
         "(the largest of a block of a weight, or of a whole tensor); these are drawn from their exact distribution.",
-        "Operands are drawn as BF16 and quantised as each instruction needs: in the groups of its scales, or, for an "
-        "instruction without scales, with one scale for the whole tensor or row, which multiplies D after the sum, "
-        "unrounded. Formats of 16 bits and more are scaled only if the baseline says so.",
+        f"Operands are drawn as {proposal.inputs.upper()} and quantised as each instruction needs: in the groups of its "
+        "scales, or, for an instruction without scales, with one scale for the whole tensor or row, which multiplies D after "
+        "the sum, unrounded. Formats of 16 bits and more are scaled only if the baseline says so.",
         *_given(proposal),
+        *([IN_SLICES] if proposal.in_slices else []),
         f"Today's instruction alone is {proposal.base} over all of K.{_knowledge(proposal)}",
         *_baselines(proposal),
         *([ON_THE_WAY] if proposal.path else []),
         *_captures(proposal),
         "The exact accumulator sums the proposal's own quantised operands without error and rounds once to FP32.",
         "D is computed by the bit-exact model, K filled up with zeros to whole instructions. It leaves the GEMM rounded to "
-        "BF16 in fprop and dgrad and to FP32 in wgrad. The reference is an exact integer sum, rounded once to float64.",
+        f"{output}. The reference is an exact integer sum, rounded once to float64.",
         "Figures are pooled over all tensors of the source, each with the same weight. Intervals are 95 % confidence "
         "intervals of the pooled value with seeds as clusters. All variants share the seeds, so intervals of ratios "
         f"are paired. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} "
@@ -303,6 +312,13 @@ def _given(proposal: Proposal) -> list[str]:
         f"Weights are numbers of {cast.to.name} times {cast.scale.name} scales, one for {cast.group[1]} input features, before "
         "any variant quantises them; errors are against the product of these numbers."
     ]
+
+
+IN_SLICES = (
+    "An operand in slices is their sum; the instruction multiplies products of slices one after the other. Quantised operands "
+    "then stand for these products: the product of operands is their sum, and what other products would add is an error of "
+    "quantisation."
+)
 
 
 def _knowledge(proposal: Proposal) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from codesign.evidence.numerics.arrival import arrived
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
 from codesign.evidence.numerics.operands import Operand, Scaled, pruned, quantised
+from codesign.evidence.numerics.slices import Sliced, in_slices, issued, run_length
 from codesign.proposal.flows import NOTHING, Flows, behind
 from codesign.proposal.quantisation import Quantisation, operand_cast
 from codesign.proposal.variants import Compared
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 Side = Literal["a", "b"]
-Key = tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None]
-"""All that determines an operand: side, cast, scales, earlier steps, floor of the tensor's scale, padded K and sparsity."""
+Key = tuple[Side, Cast, Scaled | None, tuple[Step, ...], float | None, int, Sparsity | None, tuple[Sliced, int] | None]
+"""All that determines an operand: side, cast, scales, earlier steps, floor of the tensor's scale, padded K, sparsity, and
+slices with the elements of K after which the next product follows."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,9 @@ class Trial:
             stream = zlib.crc32(f"{gemm.name}/{tensors}".encode())
             streams = [[[seed, stream, which] for seed in self.seeds] for which in (0, 1)]
             source_a, source_b = synthetic(tensors, gemm.a), synthetic(tensors, gemm.b)
-            self.a = drawn(source_a, streams[0], rows, gemm.m, gemm.k, gemm.tokens_along_k)
-            self.b = drawn(source_b, streams[1], columns, gemm.n, gemm.k, gemm.tokens_along_k)
+            along = gemm.k, gemm.tokens_along_k, gemm.inputs
+            self.a = drawn(source_a, streams[0], rows, gemm.m, *along)
+            self.b = drawn(source_b, streams[1], columns, gemm.n, *along)
         if gemm.weights is not None and gemm.b == "weight":
             self.b = self.b.after(gemm.weights)
         self._operands: dict[Any, Operand] = {}
@@ -197,10 +200,11 @@ class Trial:
         import numpy as np
 
         a, b = self.operands(instruction, flows)
-        d = None if self.compiled else _together(instruction, a, b)
+        own = self._issued(instruction)
+        d = None if self.compiled else _together(own, a, b)
         if d is None:
             d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
-            multiply = multiplier(instruction.per_line())
+            multiply = multiplier(own.per_line())
             for i, seed in zip(
                 range(len(d)), self.seeds, strict=False
             ):  # a captured tile is one matrix, under the first seed
@@ -208,8 +212,8 @@ class Trial:
                 scale_b = _of_seed(b.scales, i, turned=True)
                 places = next((x.positions[i] for x in (a, b) if x.positions is not None), None)
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
-                d[i] = decode_array(instruction.accumulator, codes)
-        saturated = _saturated(instruction, d)
+                d[i] = decode_array(own.accumulator, codes)
+        saturated = _saturated(own, d)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]
@@ -219,7 +223,7 @@ class Trial:
         """Return exact sums of the operands, rounded once to nearest even FP32 (integers and FP64: to their accumulator)."""
         from isa_model.float64 import round_to
 
-        fmt, fp32 = instruction.accumulator, FORMATS["fp32"]
+        fmt, fp32 = self._issued(instruction).accumulator, FORMATS["fp32"]
         wide = fmt.kind == "integer" or fmt.mantissa_bits > fp32.mantissa_bits
         register = Register(format=fmt if wide else fp32, rounding=Rounding.NEAREST_EVEN)
         return self._outcome(instruction, flows, round_to(self.exact(instruction, flows), register))
@@ -229,13 +233,13 @@ class Trial:
     ) -> Outcome:
         a, b = self.operands(instruction, flows)
         factor = a.factor[:, :, None] * b.factor[:, None, :]
-        output = FORMATS["fp32" if self.gemm.tokens_along_k else "bf16"]
+        output = FORMATS[self.gemm.output]
         return Outcome(
             d=d * factor,
             exact=self.exact(instruction, flows) * factor,
             original=self.original,
             output=output,
-            filled=_filled(instruction, output, d, d * factor),
+            filled=_filled(self._issued(instruction), output, d, d * factor),
             rows=self.a.weights,
             columns=self.b.weights,
             power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
@@ -260,9 +264,12 @@ class Trial:
     def _operand(self, which: Side, instruction: Instruction, flows: Flows) -> Operand:
         key = self._key(which, instruction, flows)
         if key not in self._operands:
-            _, cast, scaled, steps, floor, width, sparsity = key
+            _, cast, scaled, steps, floor, width, sparsity, slices = key
             lines = self.a if which == "a" else self.b
-            if steps:
+            if slices:
+                sliced, run = slices
+                made = in_slices(cast, *sliced, lines, width, run, int(which == "b"))
+            elif steps:
                 turned = self.gemm.tokens_along_k
                 made = arrived(steps, cast, scaled, lines, width, floor, turned)
             else:
@@ -289,24 +296,51 @@ class Trial:
         scaled = Scaled(side.format, side.group[1 - k_axis], side.group[k_axis]) if side else None
         sides = ((scale.a, 1), (scale.b, 0)) if scale else ()
         groups = [x.group[axis] for s, axis in sides if s for x in s.levels if x.group]
-        whole = lcm(instruction.shape.k, *groups)
+        sliced = self._sliced(instruction)
+        every = (sliced[0].promote_every if sliced else None) or 1
+        whole = lcm(instruction.shape.k, every, *groups)
         sparsity = instruction.sparsity if instruction.sparsity and instruction.sparsity.operand == which else None
-        return which, cast, scaled, steps, floor, -(-self.gemm.k // whole) * whole, sparsity
+        width = -(-self.gemm.k // whole) * whole
+        slices = (sliced, run_length(instruction, *sliced)) if sliced else None
+        return which, cast, scaled, steps, floor, width, sparsity, slices
+
+    def _sliced(self, instruction: Instruction) -> Sliced | None:
+        """Return how operands are in slices; None if they are whole."""
+        slices = self.quantisation.slices
+        if slices is None:
+            return None
+        sides: tuple[Side, Side] = ("a", "b")
+        casts = (operand_cast(self.quantisation, instruction, self.gemm, which)[0] for which in sides)
+        return slices, any(cast.scale is not None for cast in casts)
+
+    def _issued(self, instruction: Instruction) -> Instruction:
+        """Return an instruction as it multiplies the operands: with the promotion of products of slices around it."""
+        sliced = self._sliced(instruction)
+        return issued(instruction, *sliced) if sliced else instruction
 
 
 def _together(instruction: Instruction, a: Operand, b: Operand) -> Float64 | None:
     """Return D of all seeds by the portable engine; None if it does not take the instruction or would need much memory."""
     import numpy as np
 
+    from isa_model.engines import portable
     from isa_model.engines.batch import batch
     from isa_model.engines.plan import Unsupported
 
-    outputs = a.codes.shape[0] * a.codes.shape[1] * b.codes.shape[1]
-    if outputs > MOST_TOGETHER or any(isinstance(x.scales, tuple) for x in (a, b)):
+    seeds, rows, columns = len(a.codes), a.codes.shape[1], b.codes.shape[1]
+    if seeds * rows * columns > MOST_TOGETHER or instruction.is_stochastic or instruction.sparsity:
         return None
-    scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
+    codes: Any
     try:
-        codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
+        if any(isinstance(x.scales, tuple) for x in (a, b)):  # several levels of scales are those of one product
+            spec, c = instruction.per_line(), np.zeros((rows, columns), code_dtype(instruction.c_format))
+            scales = ((_of_seed(a.scales, i), _of_seed(b.scales, i, turned=True)) for i in range(seeds))
+            codes = np.stack(
+                [portable.matmul(spec, x, y.T, c, *s) for x, y, s in zip(a.codes, b.codes, scales, strict=True)]
+            )
+        else:
+            scale_b = None if b.scales is None else b.scales.swapaxes(1, 2)
+            codes = batch(instruction, a.codes, b.codes.swapaxes(1, 2), a.scales, scale_b)
     except Unsupported:
         return None
     return np.asarray(decode_array(instruction.accumulator, codes))

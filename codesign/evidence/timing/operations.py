@@ -29,7 +29,9 @@ PASS_OF: dict[Role, str] = {"activation": "fprop", "gradient": "dgrad"}
 """Pass in which a tensor is written and cast."""
 BASES = "hopper.wgmma."
 """Prefix of the instructions that the kernels and the model use."""
-NO_MODEL = "the timing model is of the kernels that Hopper's FP8 wgmma runs in, and of no other base"
+NO_MODEL = (
+    "the timing model is of the kernels that Hopper's FP8 wgmma runs in, on operands in one slice, and of no other base"
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ class TimedStep:
 
 
 def supported(proposal: Proposal) -> bool:
-    """Return whether the proposal's base has a timing model: Hopper's FP8 wgmma with FP32 accumulators."""
+    """Return whether there is a timing model: of Hopper's FP8 wgmma with FP32 accumulators, on BF16 tensors in one slice."""
     base = proposal.today
     fp8 = all(operand.kind == "float" and operand.bits == 8 for operand in (base.a, base.b))
-    return proposal.base.startswith(BASES) and fp8 and base.accumulator.bits != 16
+    known = proposal.base.startswith(BASES) and fp8 and base.accumulator.bits != 16
+    return known and not proposal.in_slices and proposal.inputs == "bf16"
 
 
 def software(proposal: Proposal, taken: int = 0) -> Multiply:

@@ -14,6 +14,13 @@ _metric = partial(
     of_layer=True,
     absent="counted for layers of the large models with 8-bit operands, and on the network for mixtures of experts",
 )
+_of_slices = partial(
+    Metric,
+    variants=("today", "software", "proposal"),
+    baselines=True,
+    dearer=True,
+    absent="counted where an operand is a sum of slices",
+)
 METRICS = (
     _metric(
         "traffic.hbm_bytes",
@@ -49,7 +56,19 @@ METRICS = (
         axis=Axis(judged=True, over_software=True, one_for=("software",)),
         topic="bytes",
     ),
-    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes"),
+    _of_slices(
+        "traffic.passes",
+        "instruction passes",
+        "products of slices that instructions multiply for each product of the GEMM; over the rate of the instruction, the "
+        "Tensor Core's time",
+    ),
+    _of_slices(
+        "traffic.slice_bytes",
+        "bytes of slices",
+        "bytes of all slices of an element, mean of A and B; scales of rows and columns left out",
+        unit="B",
+    ),
+    _metric("traffic.sm_share", "SMs for communication", "share of the GPU's SMs that communication takes", share=True),
     _metric(
         "energy.joules",
         "energy",

@@ -7,6 +7,7 @@ from math import fsum
 
 from codesign.evidence.source import Source, Subject
 from codesign.evidence.traffic.count import LEVELS, Level, Move, TrafficAssumptions, cache_bytes, moves, schemes
+from codesign.evidence.traffic.slices import of_slices
 from codesign.figures.evidence import Column, Evidence, Section, Table
 from codesign.figures.figure import Alternative, Figure, Kind, Plot, Series
 from codesign.figures.words import listed
@@ -86,10 +87,13 @@ class Traffic(Source):
         """Return the figures of every model among the workloads.
 
         There are none for bases whose operands are not cast, for a user's own Linears (a layer has more than one), and for
-        small models, which are here for their tensors and do not fill a GPU.
+        small models, which are here for their tensors and do not fill a GPU. Of operands in slices, instruction passes and
+        bytes of an element are counted.
         """
         proposal = subject.proposal
-        if proposal.today.a.bits > 8:
+        if proposal.in_slices:
+            return of_slices(proposal)
+        if proposal.today.a.bits > 8 or proposal.inputs != "bf16":
             return Evidence(source="traffic", figures=())
         of_variant = schemes(proposal)
         plain = of_variant.pop("plain")
@@ -190,7 +194,7 @@ def _plot(model: str, moved: dict[str, tuple[Move, ...]]) -> Plot:
 
     def share(level: Level, variant: str, what: str) -> float:
         size = fsum(getattr(m, level) for m in moved[variant] if m.what == what)
-        return float(f"{100 * size / sums[level, 'software']:.4g}") if sums[level, "software"] else 0.0
+        return float(f"{100 * size / sums[level, 'software']:.6g}") if sums[level, "software"] else 0.0
 
     parts = {what: tuple(share(*bar, what) for bar in bars) for what in MOVES}
     return Plot(

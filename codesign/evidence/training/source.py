@@ -58,7 +58,7 @@ class TrainingRuns(Source):
         the path's casts, so no run represents it.
         """
         proposal = subject.proposal
-        if proposal.path is not None:
+        if not proposal.is_trained:
             return Evidence(source="training", figures=())
         numerics = _numerics(proposal)
         records = list(shipped())

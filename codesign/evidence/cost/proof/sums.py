@@ -36,6 +36,8 @@ def add(unit: Observed, i: int) -> TermWires:
     _, stage, block, running = unit.calls[i].args
     result: TermWires = unit.calls[i].result
     terms: list[TermWires] = [*block, *([running] if running is not None else [])]
+    if stage.offset or stage.opposing == "complement":
+        raise NotProvable("a running value that aligns elsewhere, or terms inverted without an increment")
     sums = unit.inside(i, "signed_sum")
     exact = not stage.aligned
     sliding = exact and not isinstance(result.position.field, Const)

@@ -242,6 +242,8 @@ class _Walk:
     ) -> TermWidths:
         """Count a window: the largest exponent, a shifter for each term, and an adder."""
         assert stage.fraction_bits is not None
+        if running is not None:
+            running = replace(running, depth=running.depth + stage.offset, height=running.height - stage.offset)
         own = stage.accumulator_fraction_bits or 0
         finest = max(stage.fraction_bits, own) if running is not None else stage.fraction_bits
         aligns = [t.align or t.position for t in ((term,) if running is None else (term, running))]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleLevel
+from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
 
@@ -143,17 +144,16 @@ def check(spec: Instruction) -> None:
             "the dot-product unit behind them is that of `codebook: null`; a table of fixed numbers may be a format",
         )
     for name, stage in spec.stages.items():
-        if stage.remainder or stage.opposing == "complement" or stage.offset:
-            what = (
-                "remainder"
-                if stage.remainder
-                else "accumulator: {offset: ...}"
-                if stage.offset
-                else "opposing: complement"
-            )
+        if stage.remainder:
             raise InputError.of(
-                f"{spec.name}: stage `{name}` has `{what}`, which is not supported in hardware",
+                f"{spec.name}: stage `{name}` has a `remainder`, and a unit has no port that hands it to the next step",
                 "the unit of the same instruction without it",
+            )
+        if stage.opposing == "complement" and stage.rounding is not Rounding.TOWARD_ZERO:
+            raise InputError.of(
+                f"{spec.name}: stage `{name}` inverts opposing terms that are rounded {stage.rounding}, which is not "
+                "supported in hardware",
+                "`rounding: toward-zero`, as shipped adders cut them",
             )
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(

@@ -85,17 +85,38 @@ def _signed_zero(block: Block, stage: Stage, total: TermWires, kept: Sequence[Te
     return block.let("sign", total.sign | (agree & ~total.significand.any()))
 
 
+def moved(running: TermWires, offset: int) -> TermWires:
+    """Return a running value that aligns with an exponent `offset` higher."""
+    if not offset:
+        return running
+    align = running.align.plus(offset)
+    return replace(running, align=align, depth=running.depth + offset, height=running.height - offset)
+
+
+def inverted(block: Block, addend: Addend, frame: Wire, some: Wire) -> Addend:
+    """Return a term as a sum with the sign `frame` takes it: inverted without an increment where its own sign is another.
+
+    The increment of its magnitude cancels that of two's complement (`signed_sum`). Of zeros alone nothing is taken away.
+    """
+    against = block.let("against", addend.sign ^ frame)
+    return replace(addend, sign=against, step=block.let("unit", against & some))
+
+
 def _aligned_sum(
     block: Block, name: str, stage: Stage, terms: Sequence[TermWires], running: TermWires | None
 ) -> TermWires:
-    everything = [*terms] if running is None else [*terms, running]
-    largest, none = largest_exponent(block, stage, everything)
+    counted = [*terms] if running is None else [*terms, moved(running, stage.offset)]
+    largest, none = largest_exponent(block, stage, counted)
     fraction_bits, own = stage.fraction_bits, stage.accumulator_fraction_bits
     assert fraction_bits is not None
     assert own is not None
     finest = max(fraction_bits, own) if running is not None else fraction_bits
     kept = [*terms]
     addends = aligned(block, stage, terms, largest, fraction_bits, finest)
+    frame = running.sign if running is not None and stage.opposing == "complement" else Const(0, 1)
+    if running is not None and stage.opposing == "complement":
+        some = any_of(block, "any_magnitude", [t.significand.any() for t in (*terms, running)])
+        addends = [inverted(block, addend, frame, some) for addend in addends]
     if running is not None:
         if stage.drop_beyond is not None:
             gap = largest.field - running.align.field + (largest.offset - running.align.offset)
@@ -104,8 +125,11 @@ def _aligned_sum(
             sign = running.sign | dropped if stage.zero == "ieee" else running.sign
             running = replace(running, significand=gate(running.significand, ~dropped), sign=sign)
         kept.append(running)
-        addends += aligned(block, stage, [running], largest, own, finest)
+        (addend,) = aligned(block, stage, [moved(running, stage.offset)], largest, own, finest)
+        addends.append(replace(addend, sign=addend.sign ^ frame) if stage.opposing == "complement" else addend)
     sign, magnitude = signed_sum(block, name, addends)
+    if stage.opposing == "complement":
+        sign = block.let("sign", (sign ^ frame) & magnitude.any())
     total = TermWires(
         sign,
         magnitude,
