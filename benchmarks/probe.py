@@ -62,6 +62,9 @@ def unseen(signature: Signature, count: int) -> Iterator[Lines]:
 def judge(hidden: Instruction, certificate: Certificate, outputs: int) -> dict[str, Any]:
     """Return how a fitted spec compares with the hidden one: `unlike` outputs, and differences that no list of the
     certificate has."""
+    if certificate.verdict == "open":
+        explains = certificate.spec is not None and certificate.witness is None
+        return {"outcome": "open", "explains": explains, "unlike": None, "compared": 0}
     if certificate.verdict == "refused" or certificate.spec is None:
         return {"outcome": "refused", "unlike": None, "compared": 0}
     found, wanted = (dict(leaves(canonical(x))) for x in (certificate.spec, hidden))
@@ -171,11 +174,13 @@ def main() -> None:
     tasks += [("random", f"{i}", spec, *budget) for i, spec in enumerate(random_specs(options.random))]
     tasks += ["one's complement adder", "noise"]
     rows: list[dict[str, Any]] = []
+    command = " ".join([COMMAND, *(x for x in sys.argv[1:] if x != "--resume")])
     if options.resume and options.record.exists():
         before = json.loads(options.record.read_text())
         if before["commit"] != commit():
             parser.error(f"{options.record} is of commit {before['commit']}: its rows cannot be kept")
         rows = before["rows"]
+        command = "; ".join(dict.fromkeys([*before["command"].split("; "), command]))
     of_commit = commit()
     done = {(row["kind"], row["name"]) for row in rows}
     tasks = [task for task in tasks if (("outside", task) if isinstance(task, str) else task[:2]) not in done]
@@ -186,7 +191,7 @@ def main() -> None:
             if options.record:
                 record = {
                     "schema_version": 1,
-                    "command": " ".join([COMMAND, *sys.argv[1:]]),
+                    "command": command,
                     "date": datetime.now(UTC).date().isoformat(),
                     "commit": of_commit,
                     "kinds_of_the_catalogue": len(names),

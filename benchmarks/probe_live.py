@@ -73,7 +73,7 @@ def one(name: str) -> dict[str, Any]:
     certificate = probe(box, 20.0, 100_000)
     row: dict[str, Any] = {"name": name, "verdict": certificate.verdict, **certificate.counts}
     row |= {"reason": certificate.reason, "witness": certificate.witness, "spec": certificate.hypothesis}
-    if not library and certificate.verdict != "refused" and certificate.spec:
+    if not library and certificate.verdict not in ("open", "refused") and certificate.spec:
         lines = Lines.join(list(unseen(box.signature, 20_000)))
         known = load(name).dense
         row["same_spec_as_catalogue"] = canonical(certificate.spec) == canonical(known)

@@ -15,12 +15,12 @@ KINDS = {
     "random": "random specs of the language",
     "outside": "boxes outside the language",
 }
-OUTCOMES = ("same spec", "same bits", "open", "refused", "wrong")
+OUTCOMES = ("same spec", "same bits", "listed", "open", "refused", "wrong")
 
 
 def outcome(row: dict[str, Any]) -> str:
-    """Return what became of a box: `open` if outputs differ in fields alone that the certificate lists as not told apart."""
-    return "open" if row["outcome"] == "wrong" and not row["unlisted"] else str(row["outcome"])
+    """Return what became of a box: `listed` if outputs differ in fields alone that the certificate lists as not told apart."""
+    return "listed" if row["outcome"] == "wrong" and not row["unlisted"] else str(row["outcome"])
 
 
 def probed_text() -> str:
@@ -46,9 +46,9 @@ def probed_text() -> str:
     same = [row for row in record["rows"] if row["outcome"] == "same bits"]
     listed = sum(not row.get("unlisted", True) for row in same)
     lines[-1] += f"Of the {len(same)} with the same bits, the certificates of {listed} list every field that differs."
-    unlike = [row["unlike"] for row in record["rows"] if outcome(row) == "open"]
+    unlike = [row["unlike"] for row in record["rows"] if outcome(row) == "listed"]
     if unlike:
-        lines[-1] += f" Of the {len(unlike)} that are open, from {min(unlike)} to {max(unlike)} outputs differ."
+        lines[-1] += f" Of the {len(unlike)} that are listed, from {min(unlike)} to {max(unlike)} outputs differ."
     return "\n".join(lines)
 
 
@@ -65,7 +65,7 @@ def live_text() -> str:
     made = []
     for operands, names in LIVE_KINDS.items():
         rows = [row for row in instructions if row["name"].replace(".sp.", ".").split(".")[4] in names]
-        found = [row for row in rows if row["verdict"] != "refused"]
+        found = [row for row in rows if row["verdict"] not in ("open", "refused")]
         same = sum(row["same_spec_as_catalogue"] for row in found)
         wrong = sum(row["unlike_catalogue"] > 0 for row in found)
         made.append((operands, len(rows), same, len(found) - same - wrong, len(rows) - len(found), wrong))
@@ -77,7 +77,7 @@ def live_text() -> str:
     ]
     for row in record["rows"]:
         if row not in instructions:
-            refused = "refused; nearest is " if row["verdict"] == "refused" else ""
+            refused = f"{row['verdict']}; nearest is " if row["verdict"] in ("open", "refused") else ""
             lines.append(f"- `{row['name']}`: {refused}" + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
     return "\n".join(lines)
 

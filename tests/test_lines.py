@@ -42,6 +42,16 @@ def test_lines_have_goldens_codes(data):
     assert lines.dots(spec, *given_lines).tolist() == by_definition(spec, *given_lines)
 
 
+def test_a_batch_stops_where_too_much_differs():
+    """A batch computes lines up to where the weights of those that differ exceed the bound, and all within it."""
+    spec = load("volta.mma.m8n8k4.f32.f16.f16.f32")
+    given_lines = operands(spec, 30, np.random.default_rng(0), "like")
+    expected = lines.dots(spec, *given_lines)
+    expected[[3, 7, 9]] ^= 1
+    batch = lines.Batch(*given_lines, expected=expected, weights=np.full(30, 0.5))
+    assert [len(batch.dots(spec, bound)) for bound in (0.0, 0.5, 1.0, 1.5)] == [4, 8, 10, 30]
+
+
 def test_lines_need_no_compiler(monkeypatch):
     """Without a C compiler the definition itself computes."""
     spec = load("volta.mma.m8n8k4.f32.f16.f16.f32")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
+from codesign.probe.stand_ins import absorbed, split
 from isa_model.array_codec import encode_array, to_codes
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -147,8 +149,8 @@ def test_a_box_with_noise_is_refused_with_two_answers_to_one_question(share):
     assert len(set(found.witness["answers"])) == 2
 
 
-def test_a_box_outside_the_language_is_refused_with_its_smallest_operands():
-    """A box that negates by inverting bits has a witness of few terms, and no certificate."""
+def test_a_box_outside_the_language_has_a_witness_of_few_operands():
+    """A box whose negative results are one too low is not certified; the nearest spec and the smallest operands are shown."""
     spec = load(VOLTA)
 
     def inverting(a, b, c):
@@ -156,10 +158,10 @@ def test_a_box_outside_the_language_is_refused_with_its_smallest_operands():
         return d - ((d >> 31 == 1) & (d << 1 != 0) & (d & 0x7F800000 != 0x7F800000)).astype(d.dtype)
 
     found = probe(FunctionBox(Signature(spec), inverting), seconds=1.0)
-    assert found.verdict == "refused"
+    assert found.verdict in ("open", "refused")
     assert found.witness["box"] != found.witness["nearest_spec"]
     assert len(found.witness["terms"]) <= 2
-    assert "REFUSED" in found.text
+    assert found.verdict.upper() in found.text
 
 
 def test_a_ones_complement_adder_is_refused_with_its_smallest_operands():
@@ -214,6 +216,83 @@ def test_a_users_own_kernel_is_a_box(suffix, tool, tmp_path):
             open_box(f"cu:{path}", operands).ask(lines)
 
 
+def changed_volta(change, **fields):
+    data = load(VOLTA).model_dump(mode="json", exclude_none=True) | fields
+    data["stages"]["fuse"] |= change
+    return Instruction.model_validate(data)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        changed_volta({"opposing": "complement"}),
+        changed_volta({"accumulator": {"offset": -2}}),
+        changed_volta({"terms": 1, "interleave": {"run": 1, "parts": 2, "hand": 2}}),
+        changed_volta({}, flush_inputs="c"),
+    ],
+    ids=["opposing", "offset", "hand", "flush_inputs"],
+)
+def test_rules_of_other_architectures_are_found(spec):
+    """Inverted terms, an accumulator compared with an offset, blocks dealt out by the hand, and flushed C are in the search."""
+    found = probe(SpecBox(Signature(spec), spec), outputs=300)
+    assert found.verdict == "ambiguous"
+    lines = unseen(Signature(spec))
+    assert (answers(found.spec, lines) == answers(spec, lines)).all()
+
+
+def test_rivals_that_differ_in_two_fields_are_known():
+    """A window one bit narrower with another rounding gives nearly the same answers: neither change alone does."""
+    stage = {"terms": 1, "accumulator": True, "result": [{"format": "e5m5", "rounding": "down"}]}
+    near, far = (
+        {**stage, "fraction_bits": n, "rounding": mode} for n, mode in ((31, "nearest-away"), (32, "toward-zero"))
+    )
+    fields = {"shape": {"m": 4, "n": 4, "k": 1}, "a": "fp16", "b": "fp16", "accumulator": "fp16"}
+    spec = Instruction.model_validate(fields | {"stages": {"fuse": near}})
+    fit = Fit(Session(SpecBox(Signature(spec), spec)))
+    fit.ask_all()
+    found = fit.paired(fit.score({"stages": [near]}), {})
+    assert {"stages": [far]} in [hypothesis for _, hypothesis in found.values()]
+    assert not any(len(paths) > 2 for paths, _ in found.values())
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ([{"terms": 1, "accumulator": True}], "they are added to C one after the other in fp32 nearest-even"),
+        ([{"terms": 2, "accumulator": True}], "they are added to C 2 at once in fp32 nearest-even"),
+        (
+            [{"terms": 1, "accumulator": True, "chain": 2}, {"terms": 1, "accumulator": True}],
+            "they are added one after the other in fp32 nearest-even; C is added in fp32 nearest-even",
+        ),
+    ],
+)
+def test_software_around_an_instruction_is_said_in_words(above, said, volta):
+    """Promotion, a split K and the place of C are read off the stages above a chain of instructions."""
+    register = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
+    step = {"terms": 32, "accumulator": True, "chain": 4, "fraction_bits": 13, "rounding": "toward-zero"} | register
+    stages = {f"s{i}": stage | register for i, stage in enumerate([step, *above])}
+    fields = {"shape": {"m": 64, "n": 8, "k": 256}, "a": "e4m3", "b": "e4m3", "accumulator": "fp32", "stages": stages}
+    found = replace(volta, spec=Instruction.model_validate(fields))
+    assert found.partial_sums == f"partial sums of 128 products start from zero; {said}"
+    assert not volta.partial_sums
+
+
+def test_two_stages_stand_for_one():
+    """A sum cut to its largest term with C beside is next to a sum cut before C is added."""
+    cut = {"fraction_bits": 16, "rounding": "nearest-even"}
+    register = {"result": [{"format": "fp16", "rounding": "nearest-even"}]}
+    one = {"stages": [{"terms": 16, "accumulator": {"fraction_bits": 40}, **cut, **register}]}
+    assert {"stages": [{"terms": 16, **cut}, {"terms": 1, "accumulator": True, **register}]} in list(split(one))
+
+
+def test_a_stage_that_only_rounds_is_absorbed():
+    """A register of its own above a chain is next to the chain that rounds to it."""
+    narrow, last = {"format": "e8m13", "rounding": "toward-zero"}, {"terms": 1, "accumulator": True, "result": ["fp32"]}
+    chain = {"terms": 32, "accumulator": True, "chain": 4}
+    found = list(absorbed({"stages": [{**chain, "result": ["wide"]}, {"terms": 1, "result": [narrow]}, last]}))
+    assert found == [{"stages": [{**chain, "result": kept}, last]} for kept in ([narrow], ["wide", narrow])]
+
+
 def test_a_proposal_is_a_box(tmp_path):
     """`spec:` takes a proposal as well as an instruction."""
     out = tmp_path / "found"
@@ -224,11 +303,22 @@ def test_a_proposal_is_a_box(tmp_path):
     assert yaml.safe_load((out / "spec.yaml").read_text())["scale"]["a"]["format"] == "fp32"
 
 
+def test_a_box_that_makes_something_of_nothing_is_refused_at_once():
+    """Zeros alone give a zero in every spec: another answer needs no search."""
+    signature = Signature(load(VOLTA))
+    found = probe(FunctionBox(signature, lambda a, b, c: np.full_like(c, 0x7F800000)), seconds=100.0)
+    assert found.verdict == "refused"
+    assert "0x7f800000 for zeros alone" in found.reason
+    assert found.counts["hypotheses"] == 0
+
+
 def test_a_search_without_time_is_no_result():
-    """A budget that is spent leads to a refusal, never to a spec that leaves answers unexplained."""
+    """A budget that is spent leaves the box open: it is neither refused nor certified."""
     spec = load("hopper.mma.m16n8k32.f32.e4m3.e5m2.f32")
     found = probe(SpecBox(Signature(spec), spec), seconds=0.2)
-    assert found.verdict == "refused"
+    assert found.verdict == "open"
+    assert "time of 0.2 s ended" in found.reason
+    assert "OPEN" in found.text
 
 
 def test_recorded_answers_are_enough():
@@ -404,7 +494,7 @@ def test_the_smallest_question_has_no_codes_to_spare():
     """Codes that do not matter are zeros in the witness, those of B beside a zero of A too."""
     signature = Signature(load(VOLTA))
     found = probe(FunctionBox(signature, lambda a, b, c: np.zeros_like(c)), seconds=1.0)
-    assert found.verdict == "refused"
+    assert found.verdict in ("open", "refused")
     assert len(found.witness["terms"]) <= 1
 
 
@@ -505,7 +595,7 @@ def test_a_folder_of_rounds_is_checked_first(option, make, said, tmp_path):
 def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeypatch, capsys):
     """A search without time says so, and one that ends before its first spec writes no empty spec.yaml."""
     found = probe(hidden("hopper.wgmma.m64n8k32.f32.e4m3.e4m3"), seconds=0.001)
-    assert "the time of 0.001 s was spent" in found.reason
+    assert "the time of 0.001 s ended" in found.reason
     found = probe(Noise(Signature(load(INTEGERS)), load(INTEGERS)))
     assert found.spec is None
     monkeypatch.setattr("codesign.probe.certificate.probe", lambda *_: found)

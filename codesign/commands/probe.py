@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,7 +44,9 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="Folder for the certificate; default: codesign-probe/<box>.")] = None,
     seconds: Annotated[
         float,
-        typer.Option(min=1, help="Processor time for the search, and as much for telling rivals of its result apart."),
+        typer.Option(
+            min=1, help="Processor time for the search; as much again for rivals that differ in one field, and in two."
+        ),
     ] = 60.0,
     outputs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Questions of the last check.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,
@@ -52,7 +54,7 @@ def probe(
 ) -> int:
     """Fit a spec to a black box, and certify what decided it.
 
-    Exit code 1 if no spec that was tried gives the box's answers; the smallest operands and the nearest spec are shown.
+    Exit code 1 if no spec is certified: refused, with the smallest operands and the nearest spec, or open, as the time ended.
     """
     from codesign.probe.boxes import FolderBox, Unanswered, open_box, signature_of, spec_box
     from codesign.probe.certificate import probe as fit
@@ -99,7 +101,7 @@ def probe(
     else:
         emit(form, rows(certificate), certificate.json())
     print(f"certificate: {folder}", file=sys.stderr)
-    return int(certificate.verdict == "refused")
+    return int(certificate.verdict in ("open", "refused"))
 
 
 KIND = "a certificate of `codesign probe`"
@@ -112,10 +114,17 @@ def rows(certificate: Certificate) -> list[Row]:
             "field": x.field,
             "value": None if x.value is None else str(x.value),
             "excluded": len(x.excluded),
-            "alike": ", ".join(str(y["value"]) for y in x.alike),
+            "alike": _alike(x.alike),
         }
         for x in certificate.fields
     ]
+
+
+def _alike(values: tuple[dict[str, Any], ...]) -> str:
+    """Return values as text; those that need another field changed as well are counted."""
+    alone = [str(x["value"]) for x in values if "with" not in x]
+    pairs = len(values) - len(alone)
+    return ", ".join([*alone, *([f"{pairs} with another field"] if pairs else [])])
 
 
 def _what_follows(certificate: Certificate) -> str:
@@ -142,6 +151,8 @@ def show(certificate: Certificate) -> None:
     )
     if certificate.verdict == "ambiguous":
         terminal.print("This spec gives every answer; so would the values in the last column.", highlight=False)
+    if certificate.partial_sums:
+        terminal.print(f"{certificate.partial_sums}.", highlight=False)
     if certificate.reason:
         terminal.print(f"{certificate.reason}{_what_follows(certificate)}", highlight=False)
         for key, value in (certificate.witness or {}).items():

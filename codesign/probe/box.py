@@ -137,6 +137,10 @@ class Refusal(Exception):
     """The box cannot be described: its answers vary, or no spec that was tried gives them. The certificate says which."""
 
 
+class Ended(Refusal):
+    """The time ended before the search did: nothing is refused, and nothing is certified."""
+
+
 def answers(spec: Instruction, lines: Lines) -> Codes:
     """Return the codes of D that a spec gives to questions."""
     return dots(spec, *lines)

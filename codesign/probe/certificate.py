@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from codesign.probe.box import Box, Lines, Recorded, Refusal, Session
+from codesign.probe.box import Box, Ended, Lines, Recorded, Refusal, Session
 from codesign.probe.exchange import question_text
 from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import Data, Path, at
@@ -54,13 +54,14 @@ class Certificate:
     """What a probe found out about a box."""
 
     verdict: str
-    """`determined`: every other value tried is excluded. `ambiguous`: some are not, and are listed. `refused`: no spec."""
+    """`determined`: every other value tried is excluded. `ambiguous`: no question tells some apart, which are listed. `open`:
+    the time ended first. `refused`: no spec that the search reaches gives the answers, or they vary."""
     spec: Instruction | None
-    """The simplest spec that gives every answer; if refused, the nearest."""
+    """The simplest spec that gives every answer; without one, the nearest."""
     hypothesis: Data
     fields: tuple[Decided, ...]
     reason: str
-    """Why the probe refused; empty if it did not."""
+    """Why the probe refused, or what its time left open; otherwise empty."""
     witness: dict[str, Any] | None
     """The smallest operands that the nearest spec does not explain, with both answers; or two answers to one question."""
     counts: dict[str, Any]
@@ -79,10 +80,34 @@ class Certificate:
         checked = (
             f"{self.counts['kept']} answers, all given by this spec; {self.counts['checked']} outputs of a last check."
         )
-        if self.verdict == "refused":
-            checked = f"REFUSED: {self.reason}. This is the nearest spec, not the box's."
+        if self.verdict in ("open", "refused"):
+            nearest = "This is the nearest spec, not the box's." if self.witness else "It is not certified."
+            checked = f"{self.verdict.upper()}: {self.reason}. {nearest}"
         about = {"source": "Fitted to a black box by `codesign probe`.", "checked": checked}
         return yaml.safe_dump(data | about, sort_keys=False, width=100, default_flow_style=None)
+
+    @property
+    def partial_sums(self) -> str:
+        """What a spec does with partial sums along K, in words, as software around an instruction does: promotion, split K."""
+        stages = list(self.spec.stages.values()) if self.spec else []
+        first = next((i for i, stage in enumerate(stages[:-1]) if (stage.chain or 1) > 1), None)
+        if self.spec is None or first is None:
+            return ""
+        span = self.spec.products_per_result(first)
+        said, left = [f"partial sums of {span} products start from zero"], self.spec.stored_k // span
+        for stage in stages[first + 1 :]:
+            last = stage is stages[-1]
+            if stage.terms == 1 and not stage.accumulator:
+                continue  # a register alone
+            blocks, chain = left // stage.terms, left // stage.terms if last else stage.chain or 1
+            how = f"{stage.terms} at once" if stage.terms > 1 else ""
+            if chain > 1:
+                how = f"{how}, one after the other" if how else "one after the other"
+            what = "C is added" if last and left == 1 else f"they are added{' to C' if last else ''}"
+            into = f" in {stage.result[-1].format.name} {stage.result[-1].rounding}" if stage.result else ""
+            said.append(f"{what} {how}{into}".replace("  ", " "))
+            left = blocks // chain
+        return "; ".join(said)
 
     def json(self) -> str:
         """Return the certificate as JSON, without the log."""
@@ -91,6 +116,7 @@ class Certificate:
             "reason": self.reason,
             "witness": self.witness,
             "counts": self.counts,
+            "partial_sums": self.partial_sums,
             "fields": [vars(x) for x in self.fields],
             "experiments": EXPERIMENTS,
             "spec": self.spec.model_dump(mode="json", exclude_defaults=True) | self.sparse if self.spec else None,
@@ -107,7 +133,7 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     session = Session(box)
     fit = Fit(session, seconds, seed)
     found: Scored | None = None
-    reason, checked = "", 0
+    reason, checked, ended = "", 0, False
     try:
         if isinstance(box, Recorded):
             session.keep(["recorded"] * len(box.d), box.recorded, box.d)
@@ -115,11 +141,12 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
         else:
             fit.ask_all()
             found, checked = fit.solve(outputs)
+            reason, ended = fit.ended, bool(fit.ended)
     except Refusal as refusal:
-        reason, found = str(refusal), None
+        reason, ended, found = str(refusal), isinstance(refusal, Ended), None
     nearest = found or fit.best
     if not found and session.conflict is None and _changes(fit, nearest):
-        reason = "the box answers the same question differently: it is no function of its operands"
+        reason, ended = "the box answers the same question differently: it is no function of its operands", False
     fields = decided(fit, found) if found else ()
     witness = None if found else (_conflict(session) or _witness(fit, nearest))
     counts = {
@@ -131,7 +158,9 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
         "processor_s": round(process_time() - began, 1),
         "seed": seed,
     }
-    verdict = "refused" if not found else "ambiguous" if any(x.alike for x in fields) else "determined"
+    verdict = "ambiguous" if any(x.alike for x in fields) else "determined"
+    if ended or not found:
+        verdict = "open" if ended else "refused"
     hypothesis = nearest.hypothesis if nearest else {}
     spec = nearest.spec if nearest else None
     return Certificate(verdict, spec, hypothesis, fields, reason, witness, counts, _log(session), _sparse(box, spec))
@@ -159,32 +188,38 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
     assert d is not None
     order = np.argsort(weight(fit, pool), kind="stable")
     rows: dict[str, tuple[Any, list[Any], list[Any]]] = {}
-    alike = {json.dumps(h, sort_keys=True): (path, h) for path, h in fit.alike.values()}
-    others = {json.dumps(h, sort_keys=True): (p, h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
-    for key, (path, hypothesis) in (others | alike).items():
+    others = {json.dumps(h, sort_keys=True): ((p,), h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
+    for key, (paths, hypothesis) in (others | fit.alike).items():
         spec = fit.space.spec(hypothesis)
         if spec is None or spec == found.spec:
             continue
-        value = at(hypothesis, path)
-        row = rows.setdefault(".".join(map(str, path)) or "stages, flush_inputs", (at(found.hypothesis, path), [], []))
-        if key in alike:
-            row[2].append({"value": value, "reason": because(found.spec, spec, path, fit.searched)})
+        own = [
+            rows.setdefault(".".join(map(str, path)) or "stages, flush_inputs", (at(found.hypothesis, path), [], []))
+            for path in paths
+        ]
+        values = [{"value": at(hypothesis, path)} for path in paths]
+        if len(paths) > 1:  # two fields at once
+            names = [".".join(map(str, path)) for path in paths]
+            values = [
+                x | {"with": {n: at(hypothesis, p)}} for x, n, p in zip(values, names[::-1], paths[::-1], strict=True)
+            ]
+        got = None if key in fit.alike else fit.run(spec, pool)
+        wrong = order[:0] if got is None else order[got[order] != d[order]]
+        if got is None or not wrong.size:
+            reason = because(found.spec, spec, paths[0] if len(paths) == 1 else (), fit.searched)
+            for row, value in zip(own, values, strict=True):
+                row[2].append(value | {"reason": reason})
             continue
-        got = fit.run(spec, pool)
-        wrong = order[got[order] != d[order]]
-        if wrong.size:
-            number = int(wrong[0])
-            row[1].append(
-                {
-                    "value": value,
-                    "question": number,
-                    "experiment": fit.session.experiments[number],
-                    "box": f"{int(d[number]):#x}",
-                    "would_give": f"{int(got[number]):#x}",
-                }
-            )
-        else:
-            row[2].append({"value": value, "reason": because(found.spec, spec, path, fit.searched)})
+        number = int(wrong[0])
+        own[0][1].append(
+            values[0]
+            | {
+                "question": number,
+                "experiment": fit.session.experiments[number],
+                "box": f"{int(d[number]):#x}",
+                "would_give": f"{int(got[number]):#x}",
+            }
+        )
     return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
 
 

@@ -10,36 +10,49 @@ A spec that leaves one answer unexplained is no result: `Refusal` carries the ne
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations, islice
 from time import process_time
 
 import numpy as np
 
-from codesign.probe.box import Lines, Refusal
-from codesign.probe.hypotheses import Data, Path, size
+from codesign.probe.box import Ended, Lines, Refusal
+from codesign.probe.hypotheses import Data, Path, moved, size
 from codesign.probe.questions import adversarial, mutated
 from codesign.probe.scoring import Scored
 from codesign.probe.search import SpecSearch
 from codesign.probe.structures import interleaved, structures
+from isa_model.engines.lines import Batch
 from isa_model.float64 import Codes
 
+Rivals = dict[str, tuple[tuple[Path, ...], Data]]
 QUESTIONS = 3000
 """Questions searched at a time for one on which specs differ."""
+MOST_PAIRS = 60
+"""Rivals that differ in two fields and are kept, at most."""
+SOME = (20_000, 1000)
+"""Questions of the last check that rivals are run on: the first, and some of each 20,000 further."""
+FEW = 30
+"""Answers at most that one change may contradict, so that another might make up for it."""
 
 
 @dataclass
 class Fit(SpecSearch):
     """The state of a probe: a search, and what no question told from its result."""
 
-    alike: dict[str, tuple[Path, Data]] = field(default_factory=dict)
-    """Neighbours of the result that no question told from it, by their data."""
+    alike: Rivals = field(default_factory=dict)
+    """Neighbours of the result that no question told from it, by their data: the fields that differ, and the hypothesis."""
+    ended: str = ""
+    """Reason why rivals were not asked; empty if they were."""
     searched: int = 0
     """Questions searched for one on which they differ."""
 
     def solve(self, outputs: int) -> tuple[Scored, int]:
         """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
-        of outputs that it was compared with in the end. Rivals have as much time as the search before. Raises Refusal if there
-        is none."""
+        of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals of one field
+        have as much time as the search before, and those of two as much again. Raises Refusal if there is none."""
+        later = self.budget_s
         current = self.search(self.start())
         self.deadline = process_time() + self.budget_s
         while not self.is_over:
@@ -48,12 +61,23 @@ class Fit(SpecSearch):
                 current = self.again(current)
             elif shorter := self._shortest(current):
                 current = shorter
-            elif compared := self.check(current, outputs):
-                return current, compared
             else:
-                current = self.again(current)
+                self.deadline, later = max(self.deadline, process_time() + later), 0.0
+                if not self.challenge(current, pairs=True):
+                    current = self.again(current)
+                elif process_time() > self.deadline:  # not all rivals were tried
+                    break
+                elif compared := self.check(current, outputs):
+                    return current, compared
+                else:
+                    current = self.again(current)
         self.best = self.score(current.hypothesis)
-        raise Refusal(self.unexplained)
+        if self.best is None or self.best.wrong.any():
+            raise self.unexplained
+        self.ended = (
+            f"the time of {self.budget_s:g} s ended before all rivals were asked: values listed as alike are open"
+        )
+        return self.best, 0
 
     def _shortest(self, current: Scored) -> Scored | None:
         """Return the shortest of the rivals that no question told from a hypothesis, if it is shorter than that."""
@@ -67,6 +91,9 @@ class Fit(SpecSearch):
         self.best = None
         try:
             return self.search(sorted(starts, key=lambda x: x.rank)[:4])
+        except Ended:
+            self.best = self.best or min(starts, key=lambda x: x.rank, default=None)
+            raise
         except Refusal:
             return self.search(self.start())
 
@@ -78,25 +105,31 @@ class Fit(SpecSearch):
         self.searched = len(self.session.experiments)
         return current
 
-    def challenge(self, current: Scored) -> bool:
-        """Ask questions on which rivals disagree with a hypothesis; return whether it explains the answers."""
+    def challenge(self, current: Scored, pairs: bool = False) -> bool:
+        """Ask questions on which rivals disagree with a hypothesis; return whether it explains the answers.
+
+        `pairs`: rivals that differ in two fields are asked about as well."""
         rivals = self.rivals(current)
+        if pairs:
+            rivals |= self.paired(current, rivals)
         lines = self.fresh(QUESTIONS)
         expected = self.run(current.spec, lines)
-        chosen: list[int] = []
-        undecided: dict[str, tuple[Path, Data]] = {}
-        for key, (path, hypothesis) in rivals.items():
-            spec = self.space.spec(hypothesis)
+        batch = Batch(*lines, expected=expected)
+        chosen: set[int] = set()
+        undecided: Rivals = {}
+        for key, rival in rivals.items():
+            spec = self.space.spec(rival[1])
             assert spec is not None
-            differs = self.run(spec, lines) != expected
-            if not differs.any():
-                undecided[key] = (path, hypothesis)
-            elif not differs[chosen].any():
-                chosen += [int(x) for x in self.rng.permutation(np.flatnonzero(differs))[:3]]
+            self.tried += 1
+            got = batch.dots(spec, 2.0)
+            differs = np.flatnonzero(got != expected[: len(got)])[:3]
+            if not differs.size:
+                undecided[key] = rival
+            chosen |= {int(x) for x in differs}
         self.searched = len(lines.c)
         # With them, questions at random: what no neighbour explains shows here.
-        chosen += [int(x) for x in self.rng.permutation(len(lines.c))[: QUESTIONS // 4]]
-        which = np.unique(chosen)
+        chosen |= {int(x) for x in self.rng.permutation(len(lines.c))[: QUESTIONS // 4]}
+        which = np.array(sorted(chosen))
         asked = lines.pick(which)
         d = self.session.ask(asked)
         self.keep(["disagreement"] * len(d), asked, d)
@@ -130,7 +163,7 @@ class Fit(SpecSearch):
                 self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
                 self.deadline += process_time() - began
                 return 0
-            some = slice(0, len(d) if compared < 100_000 else 1000)  # rivals cost as much as the spec, each
+            some = slice(0, len(d) if compared < SOME[0] else SOME[1])
             self._exclude(lines.pick(some), d[some])
             compared += len(d)
             self.searched += len(d[some])
@@ -138,9 +171,11 @@ class Fit(SpecSearch):
 
     def _exclude(self, lines: Lines, d: Codes) -> None:
         """Take away the rivals that answers contradict, and keep for each a question that does."""
+        batch = Batch(*lines, expected=d)
         for key, (_, hypothesis) in list(self.alike.items()):
             spec = self.space.spec(hypothesis)
-            differs = np.flatnonzero(self.run(spec, lines) != d)[:1] if spec else np.zeros(0, int)
+            got = d if spec is None else batch.dots(spec, 0.0)
+            differs = np.flatnonzero(got != d[: len(got)])[:1]
             if differs.size:
                 del self.alike[key]
                 self.keep(["last check"], lines.pick(differs), d[differs])
@@ -156,18 +191,56 @@ class Fit(SpecSearch):
                     break
         return current
 
-    def rivals(self, current: Scored) -> dict[str, tuple[Path, Data]]:
+    def rivals(self, current: Scored) -> Rivals:
         """Return every neighbour and every other structure that explains all answers so far, by its data."""
         k = self.signature.spec.shape.k
-        found: dict[str, tuple[Path, Data]] = {}
         near = list(self.space.neighbours(current.hypothesis, 0))
         near += [(("stages",), h) for h in self._restructured(current.hypothesis, k)]
-        for path, hypothesis in near:
+        return self._explaining(((path,), hypothesis) for path, hypothesis in near)
+
+    def paired(self, current: Scored, singles: Rivals) -> Rivals:
+        """Return hypotheses that explain all answers and differ in two fields, of which one alone does not.
+
+        These are pairs of fields that act together, and pairs of changes that contradict few answers, one of them the same.
+        """
+        few: list[tuple[Path, Data, frozenset[int]]] = []
+        every = self.batch(slice(None), weighed=False)
+        d = self.session.d
+        assert d is not None
+        near = {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.neighbours(current.hypothesis, 0)}
+        near |= {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.inserted(current.hypothesis)}
+        for path, hypothesis in near.values():
+            spec = None if self.is_over else self.space.spec(hypothesis)
+            if spec is not None:
+                self.tried += 1
+                got = every.dots(spec, FEW)
+                if len(got) == len(d):
+                    few.append((path, hypothesis, frozenset(np.flatnonzero(got != d).tolist())))
+        combined = [
+            ((p, q), both)
+            for (p, x, of_x), (q, y, of_y) in combinations(few, 2)
+            if p != q and (of_x or of_y) and (not of_x or not of_y or of_x & of_y)
+            for both in (moved(x, q, y), moved(y, p, x))
+            if both is not None
+        ]
+        registers = [len(stage.get("result", [])) for stage in current.hypothesis["stages"]]
+        acting = [
+            ((path,), h)
+            for path, h in self.space.neighbours(current.hypothesis, 2)
+            if [len(stage.get("result", [])) for stage in h["stages"]] == registers
+        ]
+        found = self._explaining([*acting, *combined])
+        return dict(islice(((key, rival) for key, rival in found.items() if key not in singles), MOST_PAIRS))
+
+    def _explaining(self, hypotheses: Iterable[tuple[tuple[Path, ...], Data]]) -> Rivals:
+        """Return the hypotheses that explain all answers so far, by their data, as long as there is time."""
+        found: Rivals = {}
+        seen: set[str] = set()
+        for paths, hypothesis in hypotheses:
             key = json.dumps(hypothesis, sort_keys=True)
-            if key in found or self.is_over:
-                continue
-            if self.explains(hypothesis) is not None:
-                found[key] = (path, hypothesis)
+            if key not in seen and not self.is_over and self.explains(hypothesis) is not None:
+                found[key] = (paths, hypothesis)
+            seen.add(key)
         return found
 
     def _restructured(self, hypothesis: Data, k: int) -> list[Data]:

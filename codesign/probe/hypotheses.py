@@ -105,10 +105,16 @@ def fits(hypothesis: Data, path: Path) -> bool:
 
 def changed(hypothesis: Data, path: Path, value: Any) -> Data:
     """Return a hypothesis with the value at a path; None leaves the field out. Fields that depend on it follow."""
-    copy: Data = json.loads(json.dumps(hypothesis))
+    copy: Data = {**hypothesis, "stages": [dict(stage) for stage in hypothesis["stages"]]}
     part: Any = copy
-    for key in path[:-1]:
-        part = part[key] if isinstance(key, int) else part.setdefault(key, {})
+    for i, key in enumerate(
+        path[:-1]
+    ):  # only what leads to the value is copied: hypotheses share parts, and change none
+        inside = part[key] if isinstance(key, int) else part.get(key, {})
+        if (key, i) != ("stages", 0):
+            inside = inside.copy()
+        part[key] = inside
+        part = inside
     if value is None or value == []:
         part.pop(path[-1], None)
     else:

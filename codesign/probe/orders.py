@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ TRIES = (24, 160)
 """Questions for each exchange, and as many more while it changes nothing."""
 PLACES = 10
 """Products of a question that are not zeros, at most: those that change places, and others."""
-MOST = 96
+MOST = 120
 """Orders that are returned."""
 
 
@@ -204,6 +205,10 @@ class Orders:
             n = len(sums)
             yield [stage]
             for level, above in levels:
+                if level.get("chain", 1) > 1:
+                    yield [level, {"terms": 1}]  # chains that are added to C one after the other
+                    if len(above) > 2:  # or to each other, and C to their sum
+                        yield [level, {"terms": 1, "chain": len(above)}, {"terms": 1}]
                 if len(self.siblings(above, len(above) - 1)[0]) > 1:
                     yield from ([level, *rest] for rest in self.trees(above, depth + 1))
             if n > 1 and depth < 3:
@@ -227,13 +232,9 @@ class Orders:
     def structures(self) -> list[list[Data]]:
         """Return the likeliest orders as stages; where C is added, and whether products are rounded first, is left open."""
         k = self.session.box.signature.spec.shape.k
-        found: dict[str, list[Data]] = {}
-        for tree in self.trees([[i] for i in range(k)]):
-            for stages in _with_c(tree):
-                found.setdefault(str(stages), stages)
-            if len(found) >= MOST:
-                break
-        return list(found.values())
+        trees = list(islice(self.trees([[i] for i in range(k)]), MOST // 2))
+        every = ([*first, *stages] for first in ([], [{"terms": 1}]) for tree in trees for stages in _with_c(tree))
+        return list({str(stages): stages for stages in islice(every, 2 * MOST)}.values())[:MOST]
 
 
 def _of_ends(items: Items) -> Iterator[tuple[list[int], list[int]]]:
@@ -261,10 +262,9 @@ def _blocks(terms: int, interleave: Data | None, n: int) -> Items:
 
 
 def _with_c(tree: list[Data]) -> Iterator[list[Data]]:
-    """Yield a tree of sums as stages: C is a term of the last sums or added to them; products may be rounded before."""
+    """Yield a tree of sums as stages: C is a term of the last sums or added to them."""
     *below, last = [dict(level, accumulator=True) if "chain" in level else level for level in tree]
-    for first in ([], [{"terms": 1}]):
-        if "chain" not in last:
-            yield [*first, *below, {**last, "accumulator": True}]
-        if last["terms"] > 1 or below:
-            yield [*first, *below, last, {"terms": 1, "accumulator": True}]
+    if "chain" not in last:
+        yield [*below, {**last, "accumulator": True}]
+    if last["terms"] > 1 or below:
+        yield [*below, last, {"terms": 1, "accumulator": True}]

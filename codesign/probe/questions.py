@@ -325,7 +325,25 @@ def zeros(signature: Signature, rng: Rng, count: int) -> Lines:
             for group in range(-(-spec.shape.k // scales.size)):
                 near = bottom - int(rng.integers(0, 12)) - int(rng.integers(low, high + 1))
                 scales.put(lines, line, group, near, rng)
+        zero_scales(signature, rng, lines, count // 4)
     return lines
+
+
+def zero_scales(signature: Signature, rng: Rng, lines: Lines, count: int) -> None:
+    """Put scales of zero in the last lines, with sums mostly negative: the sign of a zero shows what is scaled."""
+    spec, k = signature.spec, signature.spec.shape.k
+    for scales, of in zip(lines[3:], signature.scale_formats, strict=True):
+        if scales is not None and of is not None and of[0].zero:
+            scales[-count:] = np.where(rng.random((count, 1)) < 0.8, of[0].zero_code, scales[-count:])
+    for x, fmt, minus in ((lines.a, spec.a, 0.8), (lines.b, spec.b, 0.0)):
+        if fmt.signed and fmt.nan != "negative-zero":
+            some = rng.integers(0, fmt.max_finite_magnitude // 2 + 1, (count, k), np.uint64)
+            some[rng.random((count, k)) < rng.choice([0.0, 0.5, 0.9], (count, 1))] = 0
+            signs = (rng.random((count, k)) < minus).astype(np.uint64) << np.uint64(fmt.magnitude_bits)
+            x[-count:] = ((some | signs) << np.uint64(fmt.low_padding)).astype(x.dtype)
+    c = spec.c_format
+    if c.kind == "float" and c.nan != "negative-zero":
+        lines.c[-count:] = lines.c.dtype.type(1 << (c.magnitude_bits + c.low_padding)) * (rng.random(count) < 0.8)
 
 
 def random_lines(signature: Signature, rng: Rng, kind: str, count: int) -> Lines:

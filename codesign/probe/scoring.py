@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from time import process_time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Session, answers
+from codesign.probe.box import Ended, Lines, Refusal, Session, answers
 from codesign.probe.hypotheses import Data, size
 from codesign.probe.space import Space
 from isa_model.codec import decode
+from isa_model.engines.lines import Batch
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -29,15 +31,19 @@ class Scored:
     loss: float
     """Sum over experiments of how wrong the answers are on average."""
 
-    @property
+    @cached_property
     def size(self) -> tuple[float, ...]:
-        """Measure of how simple a spec is (space.size): of two that explain the same, the simpler is kept."""
+        """Measure of how simple a spec is (hypotheses.size): of two that explain the same, the simpler is kept."""
         return size(self.hypothesis)
 
     @property
     def rank(self) -> tuple[float, tuple[float, ...]]:
         """What is explained, then how simple it is: less is better."""
         return self.loss, self.size
+
+    def beats(self, other: Scored) -> bool:
+        """Return whether this explains more than another hypothesis, or as much and is simpler."""
+        return self.loss < other.loss or (self.loss == other.loss and self.size < other.size)
 
 
 @dataclass
@@ -62,8 +68,12 @@ class Scoring:
         """What each question counts: every experiment as much as any other."""
         self.places: NDArray[np.float64] = np.zeros(0)
         """Place of each answer in the order of D's numbers."""
-        self._picked: tuple[Any, Lines] = (None, self.signature.empty(0))
+        self._picked: tuple[Any, Batch | None] = (None, None)
         """The last choice of questions, with the questions."""
+        self._whole: Batch | None = None
+        """All questions."""
+        self._hard: tuple[int, NDArray[np.int64], Batch | None] = (0, np.zeros(0, np.int64), None)
+        """All questions, those that most hypotheses missed first, and how often they may be used in this order."""
         self.deadline = process_time() + self.budget_s
 
     @property
@@ -72,10 +82,11 @@ class Scoring:
         return process_time() > self.deadline
 
     @property
-    def unexplained(self) -> str:
-        """Reason for a refusal of a box that no spec explains."""
-        reason = "no spec that was tried gives the box's answers"
-        return f"{reason}, and the time of {self.budget_s:g} s was spent" if self.is_over else reason
+    def unexplained(self) -> Refusal:
+        """Refusal of a box that no spec explains, or of going on with a search whose time ended."""
+        if self.is_over:
+            return Ended(f"the time of {self.budget_s:g} s ended before a spec gave all of the box's answers")
+        return Refusal("no spec that the search reaches gives the box's answers")
 
     def run(self, spec: Instruction, lines: Lines) -> Codes:
         """Return the answers of a spec."""
@@ -89,50 +100,75 @@ class Scoring:
 
     def weigh(self) -> None:
         """Weigh the questions: every experiment counts the same."""
+        self._picked, self._whole, self._hard = (None, None), None, (0, self._hard[1], None)
         names, which = np.unique(self.session.experiments, return_inverse=True)
         self.weights = 1.0 / np.bincount(which, minlength=len(names))[which]
         self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
         assert self.session.d is not None
         fmt, d = self.signature.spec.accumulator, self.session.d
-        self.places = _ordered(fmt, d)
+        self.places = ordered(fmt, d)
         if fmt.nan_code is not None:
             codes, counts = np.unique(d, return_counts=True)
             order = np.argsort(-counts, kind="stable")
             self.space.nans = [int(x) for x in codes[order] if decode(fmt, int(x)).special == "nan"]
 
-    def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None) -> Scored | None:
-        """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec."""
+    def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None, bound: float = np.inf) -> Scored | None:
+        """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec, or if its
+        loss exceeds `bound`."""
         spec = self.space.spec(hypothesis)
-        pool, d = self.session.pool, self.session.d
-        if spec is None or pool is None or d is None:
+        d = self.session.d
+        if spec is None or self.session.pool is None or d is None:
             return None
-        some = slice(None) if which is None else which
         if which is None:
-            got = self.run(spec, pool)
+            if self._whole is None:
+                self._whole = self.batch(slice(None))
+            batch: Batch | None = self._whole
         else:
             if self._picked[0] is not which:
-                self._picked = which, Lines(*(None if x is None else x.astype(np.uint64) for x in pool.pick(which)))  # type: ignore[arg-type]
-            got = self.run(spec, self._picked[1])
+                self._picked = which, self.batch(which)
+            batch = self._picked[1]
+        assert batch is not None
+        some: Any = slice(None) if which is None else which
+        self.tried += 1
+        got = batch.dots(spec, bound * 2 + 1e-9)  # an answer that differs counts half of its weight at least
+        if len(got) < len(d if which is None else which):
+            return None
         wrong = got != d[some]
         fmt = self.signature.spec.accumulator
         # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
-        steps = np.abs(_ordered(fmt, got[wrong]) - self.places[some][wrong])
+        steps = np.abs(ordered(fmt, got[wrong]) - self.places[some][wrong])
         amount = 0.5 + np.log2(1.0 + steps) / (2 * fmt.storage_bits)
         if which is None:
             self.misses += wrong / max(int(wrong.sum()), 1)
         return Scored(hypothesis, spec, wrong, float(self.weights[some][wrong] @ amount))
 
+    def batch(self, which: Any, weighed: bool = True) -> Batch:
+        """Return some of the questions, to run hypotheses on."""
+        pool, d = self.session.pool, self.session.d
+        assert pool is not None
+        assert d is not None
+        return Batch(*pool.pick(which), expected=d[which], weights=self.weights[which] if weighed else None)
+
     def explains(self, hypothesis: Data) -> Scored | None:
         """Return a hypothesis if it explains every answer; the questions that most hypotheses miss are tried first."""
-        hard = np.argsort(-self.misses, kind="stable")[:150]
-        first = self.score(hypothesis, hard)
-        if first is None or first.wrong.any():
+        spec, d = self.space.spec(hypothesis), self.session.d
+        if spec is None or d is None:
             return None
-        x = self.score(hypothesis)
-        return x if x is not None and not x.wrong.any() else None
+        left, order, batch = self._hard
+        if batch is None or not left:
+            order = np.argsort(-self.misses, kind="stable")
+            left, batch = 400, self.batch(order, weighed=False)
+        self._hard = left - 1, order, batch
+        self.tried += 1
+        got = batch.dots(spec, 0.0)
+        wrong = order[: len(got)][got != d[order[: len(got)]]]
+        if wrong.size:
+            self.misses[wrong[0]] += 1.0
+            return None
+        return Scored(hypothesis, spec, np.zeros(len(d), bool), 0.0)
 
 
-def _ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
+def ordered(fmt: Format, codes: Codes) -> NDArray[np.float64]:
     """Return codes as numbers in the order of what they mean."""
     if fmt.kind == "integer":
         whole = codes.astype(np.float64)

@@ -19,12 +19,14 @@ from codesign.probe.box import Lines, Recorded, Refusal
 from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
-from codesign.probe.scoring import Scored, Scoring
+from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
 
 BEAM = 8
 """Structures that are refined."""
+ALONE = 0.1
+"""Share of the time for what C alone shows: each of two searches, of registers alone and of all fields."""
 REACHES = (0, 1, 2)
 """How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
 
@@ -48,8 +50,13 @@ class SpecSearch(Scoring):
     def ask_all(self) -> None:
         """Put all directed experiments to the box in one round, some questions twice."""
         named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
+        named.insert(0, ("zeros", self.signature.empty(1)))
         names = [name for name, lines in named for _ in lines.c]
         self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+        assert self.session.d is not None
+        if ordered(self.signature.spec.accumulator, self.session.d[:1])[0]:
+            told = f"{int(self.session.d[0]):#x} for zeros alone, of which every spec of the language makes a zero"
+            raise Refusal(f"the box returned {told}")
         self.orders = Orders(self.session, self.rng)
         self.structures = self.orders.structures()
         for name, lines, d in self.orders.told(800):
@@ -105,9 +112,11 @@ class SpecSearch(Scoring):
         self._note(first)
         alone = np.flatnonzero(np.array(self.session.experiments) == "alone")
         # A register explains C alone as fraction bits do, and is what hardware always has.
-        current = self.descend(first, REACHES, alone, lambda h: "fraction_bits" not in h["stages"][0])
-        if current.wrong.any():
-            current = self.descend(current, REACHES, alone)
+        deadline, current = self.deadline, first
+        for allowed in (lambda h: "fraction_bits" not in h["stages"][0], lambda _: True):
+            self.deadline = min(deadline, process_time() + ALONE * self.budget_s)
+            current = self.descend(current, REACHES, alone, allowed)
+        self.deadline = deadline
         return current.hypothesis
 
     def bases(self) -> list[Data]:
@@ -194,19 +203,19 @@ class SpecSearch(Scoring):
         assert at_focus is not None
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
-            x = self.score(hypothesis, focus) if allowed(hypothesis) else None
-            if x is not None and x.rank < at_focus.rank:
+            x = self.score(hypothesis, focus, at_focus.loss) if allowed(hypothesis) else None
+            if x is not None and x.beats(at_focus):
                 found.append((x.rank, path, hypothesis))
             if self.is_over:
                 break
         found.sort(key=lambda x: x[0])
         for _, path, hypothesis in found[:12]:
             change = moved(current.hypothesis, path, hypothesis)
-            x = self.score(change, focus) if change else None
-            if x is None or x.rank >= at_focus.rank:
+            x = self.score(change, focus, at_focus.loss) if change else None
+            if x is None or not x.beats(at_focus):
                 continue
-            y = x if which is not None else self.score(x.hypothesis)
-            if y is not None and y.rank < current.rank:
+            y = x if which is not None else self.score(x.hypothesis, bound=current.loss)
+            if y is not None and y.beats(current):
                 current, at_focus = y, x
         return None if current is start else current
 
@@ -266,7 +275,7 @@ class SpecSearch(Scoring):
                 queue.append((current, width + 1))
         if self.best is not None and not self.best.wrong.any():
             return self.best
-        raise Refusal(self.unexplained)
+        raise self.unexplained
 
     def _amplify(self, current: Scored) -> bool:
         """Ask variations of questions that a hypothesis does not explain, where they are too few to show the way.

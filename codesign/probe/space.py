@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
 from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
+from codesign.probe.stand_ins import WIDE, absorbed, dealt, split, stand_ins
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -33,7 +34,7 @@ STRUCTURAL = {"terms", "interleave", "chain", "stages"}
 """Fields that `structures` enumerates."""
 GIVEN = {"name", "description", "shape", "a", "b", "c", "accumulator", "sparsity", "source", "checked", "known"}
 """Fields that the signature determines, or that compute nothing."""
-UNREAD = {"opposing", "offset", "remainder", "hand", "codebook"}
+UNREAD = {"remainder", "codebook"}
 """Fields that the interpreter in C (isa_model/engines/lines.c) does not read: to search them would take golden.py hours."""
 
 
@@ -44,6 +45,7 @@ class Space:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
         self.known_parts: dict[str, BaseModel] = {}
+        self.known_stages: dict[str, Stage] = {}
         self.nans: list[int] = []
         """Codes of NaNs that the box answered, the most frequent first."""
         spec = signature.spec
@@ -85,15 +87,26 @@ class Space:
         """Return a part of a hypothesis, checked; each is checked once."""
         key = kind.__name__ + json.dumps(fields, sort_keys=True)
         if key not in self.known_parts:
-            self.known_parts[key] = kind.model_validate(fields)
+            known = fields | ({"format": format_of(fields["format"])} if "format" in fields else {})
+            self.known_parts[key] = kind.model_validate(known)
         return self.known_parts[key]
+
+    def stage(self, fields: Data) -> Stage:
+        """Return a stage of a hypothesis, checked, whose registers other stages may have as well."""
+        key = json.dumps(fields, sort_keys=True)
+        if key not in self.known_stages:
+            parts = dict(fields)
+            if "result" in fields:
+                parts["result"] = [self.part(Register, r) for r in fields["result"]]
+            self.known_stages[key] = Stage.model_validate(parts)
+        return self.known_stages[key]
 
     def parts(self, hypothesis: Data) -> Data:
         """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
         parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
-        parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
+        parts["stages"] = {name: self.stage(stage) for name, stage in zip(names, stages, strict=True)}
         if parts.get("widen"):
             parts["widen"] = format_of(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
@@ -119,6 +132,9 @@ class Space:
             yield from self._of(hypothesis, ("scale",), Scaling, hypothesis.get("scale", {}), near)
         yield from self._everywhere(hypothesis)
         yield from self.smaller(hypothesis)
+        yield from dealt(hypothesis) if not near else ()
+        for other in (*stand_ins(hypothesis), *(split(hypothesis) if not near else ())):
+            yield ("stages",), other
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
@@ -152,6 +168,8 @@ class Space:
                 one = {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}
                 moves = scale.get("onto", -1) >= i
                 yield ("stages",), one | ({"scale": {**scale, "onto": scale["onto"] - 1}} if moves else {})
+        for one in absorbed(hypothesis):
+            yield ("stages",), one
         for i, stage in enumerate(stages):
             if "interleave" in stage:
                 yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)
@@ -169,6 +187,17 @@ class Space:
             yield ("stages",), copy
             for flush in (None, True, "keep-sign") if name == "zero" and self.is_float else ():
                 yield (), {k: v for k, v in {**copy, "flush_inputs": flush}.items() if v}
+
+    def inserted(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
+        """Yield a hypothesis with one more register before those of a stage, somewhat wider: it shows in few answers."""
+        for i, stage in enumerate(hypothesis["stages"]):
+            registers = stage.get("result", [])
+            if self.signature.spec.accumulator.kind == "float" and registers:
+                least = format_of(registers[0]["format"]).mantissa_bits
+                for bits in sorted({least + 1, least + 2, least + 4, 24, 26, 28, 30} - set(range(least + 1))):
+                    for mode in ("nearest-even", "toward-zero"):
+                        register = {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": mode}
+                        yield self._set(hypothesis, ("stages", i, "result"), [register, *registers])
 
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
@@ -207,6 +236,8 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
+                        if now is None and value.get("accumulator"):  # terms are inverted at the place of the cut
+                            yield self._set(one[1], (*path, "opposing"), "complement")
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
@@ -218,6 +249,8 @@ class Space:
         """Yield values of a field by its type."""
         if name == "onto":
             yield from range(-1, 4)
+        elif name == "offset":
+            yield from range(-4, 5)
         elif name == "format":
             yield from self.formats_near(now, near)
         elif name == "widen":
@@ -233,7 +266,9 @@ class Space:
             yield True
             for part, other in Accumulator.model_fields.items():
                 for x in () if part in UNREAD else self._values(Accumulator, part, other, now.get(part), near):
-                    yield {k: v for k, v in (now | {part: x}).items() if v is not None} or True
+                    yield {
+                        k: v for k, v in (now | {part: x}).items() if v is not None and (k, v) != ("offset", 0)
+                    } or True
         elif name not in ("accumulator", "result", "random_bits"):
             yield from self._plain(info.annotation, info.metadata, now, near)
 

@@ -9,7 +9,6 @@
 
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 typedef int64_t L;
 typedef uint64_t U;
@@ -28,7 +27,8 @@ typedef struct {
 } Format;
 typedef struct { Format format; L rounding, overflow, flush; } Register;
 typedef struct {
-  L terms, chain, accumulator, fraction_bits, own_fraction_bits, drop_beyond, rounding, zero_exponent, exponent, ieee, registers;
+  L terms, chain, accumulator, fraction_bits, own_fraction_bits, drop_beyond, rounding, zero_exponent, exponent, ieee;
+  L offset, complement, registers;
   Register result[4];
 } Stage;
 typedef struct {
@@ -48,8 +48,13 @@ typedef struct {
 
 /* -- magnitudes ------------------------------------------------------------------------------------------------------ */
 
+/* Magnitudes have a few words: a call of memset or memcpy would cost more than it does. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
+#endif
+
 static void clear(Number *x) {
-  if (x->low < x->high) memset(x->word + x->low, 0, (x->high - x->low) * sizeof(U));
+  for (long i = x->low; i < x->high; ++i) x->word[i] = 0;
   x->low = x->high = 0;
 }
 
@@ -79,7 +84,7 @@ static void copy(Number *to, const Number *from) {
   U *const word = to->word;
   *to = *from;
   to->word = word;
-  memcpy(word + from->low, from->word + from->low, (from->high - from->low) * sizeof(U));
+  for (long i = from->low; i < from->high; ++i) word[i] = from->word[i];
 }
 
 /* Bit number of the leading bit; -1 for zero. */
@@ -376,7 +381,7 @@ static int sum(const Program *p, const Stage *s, Number **block, Number *running
     const Number *t = i < s->terms ? block[i] : running;
     nan |= t->special == NOT_A_NUMBER;
     if (t->special == INFINITE) infinite[t->negative] = 1;
-    const L exponent = t->align == NONE ? s->zero_exponent : t->align;
+    const L exponent = t->align == NONE ? s->zero_exponent : t->align + (t == running ? s->offset : 0);
     if (exponent > largest) largest = exponent;
   }
   L aligned_to = largest;
@@ -387,10 +392,12 @@ static int sum(const Program *p, const Stage *s, Number **block, Number *running
   } else {
     Number *total[2] = {&scratch->positive, &scratch->negative};
     int all_negative = 1;
+    L against = 0, nonzero = 0; /* terms opposing the running value's sign */
     clear(total[0]), clear(total[1]);
     for (long i = 0; i < count; ++i) {
       Number *t = i < s->terms ? block[i] : running;
       L bits = s->fraction_bits;
+      if (s->complement) against += t->negative != running->negative, nonzero |= leading(t) >= 0;
       if (t == running) {
         bits = s->own_fraction_bits;
         if (s->drop_beyond != NONE && t->align != NONE && largest != NONE && t->align < largest - s->drop_beyond) continue;
@@ -404,6 +411,13 @@ static int sum(const Program *p, const Stage *s, Number **block, Number *running
         t = &scratch->cut;
       }
       add(total[t->negative], t);
+    }
+    if (nonzero && against) {
+      const L unit = largest - s->fraction_bits - p->base;
+      if (unit < 0 || unit >= 64 * (p->words - 4)) return TOO_FAR;
+      clear(&scratch->cut);
+      deposit(&scratch->cut, against, unit);
+      add(total[!running->negative], &scratch->cut);
     }
     int negative = is_less(total[0], total[1]);
     subtract(total[negative], total[!negative]);
@@ -442,8 +456,13 @@ static void scale(const Program *p, Number *terms, long count, long span, const 
   }
 }
 
-/* Compute `count` dot products of 64-bit codes. `order` has, for each stage, its terms in the order of its blocks. */
-int run(const Program *p, long count, const L *order, const U *a, const U *b, const U *c, const U *scale_a, const U *scale_b, U *d) {
+/* Compute `count` dot products of 64-bit codes. `order` has, for each stage, its terms in the order of its blocks.
+ *
+ * With `expected`, stop once the weights of lines that differ from it exceed `bound`; `computed` tells how many lines were computed. */
+int run(const Program *p, long count, const L *order, const U *a, const U *b, const U *c, const U *scale_a, const U *scale_b, U *d,
+        const U *expected, const double *weight, double bound, L *computed) {
+  double differing = 0;
+  *computed = 0;
   const long numbers = 2 * p->k + 6, words = p->words;
   Number *all = calloc(numbers, sizeof *all), **block = malloc(p->k * sizeof *block);
   U *memory = calloc(numbers * words, sizeof *memory);
@@ -484,7 +503,9 @@ int run(const Program *p, long count, const L *order, const U *a, const U *b, co
         Number *swap = terms;
         terms = results, results = swap, n = made;
       }
-      if (status == DONE) d[line] = encoded(p, &terms[0]);
+      if (status != DONE) break;
+      d[line] = encoded(p, &terms[0]), *computed = line + 1;
+      if (expected && d[line] != expected[line] && (differing += weight[line]) > bound) break;
     }
   }
   free(all), free(block), free(memory);
