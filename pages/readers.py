@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from language import PLACES, examples, instruction
-from models import row
 
 from codesign.evidence.bounds.derive import bound
 from codesign.evidence.cost.rtl import ports
+from codesign.figures.markdown import table
 from codesign.probe.space import UNREAD
 from codesign.torch.rules import recipe_on
 from isa_model.c_golden import source
@@ -116,13 +116,12 @@ def _written(place: str, change: Any) -> str:
 
 def readers_text() -> str:
     """Return the table of fields that some readers do not read, and what they say instead."""
-    head, found = ["field", *READERS], list(rows())
-    table = [row(*head), "|---" * len(head) + "|"]
-    table += [row(written, *(cell for cell, _ in own)) for written, own in found]
+    found = list(rows())
+    shown = table(" | ".join(["field", *READERS]), ([written, *(cell for cell, _ in own)] for written, own in found))
     said = [
         f"- {name}, {written}: {words}"
         for i, name in enumerate(READERS)
         for written, own in found
         if (words := own[i][1])
     ]
-    return "\n".join([*table, "", *said])
+    return "\n".join([shown, "", *said])

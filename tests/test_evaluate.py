@@ -255,8 +255,7 @@ def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
         process.communicate(timeout=4)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert (out, err) == ("", "codesign: interrupted\n")
+    assert (process.returncode, out, err) == (130, "", "codesign: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
 

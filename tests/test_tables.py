@@ -36,11 +36,11 @@ def tables():
 
 
 def test_the_docs_show_the_newest_record_of_our_own_kernels(tables):
-    """Every table of docs/gemm.md and docs/quantise.md is what the shipped records give, and none is empty."""
+    """Every table of docs/gemm.md and docs/quantise.md is what the shipped records give, and none is empty but of kernels without a record."""
     for (page, name), made in (tables.tables(tables.newest()) | tables.step_tables()).items():
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert f"<!-- {name}: begin -->\n{made}\n<!-- {name}: end -->" in text
-        assert made.count("\n") >= 2
+        assert made.count("\n") >= 2 or made == "No shipped record has these kernels yet."
 
 
 def test_a_ratio_is_the_peers_time_over_ours(tables):
