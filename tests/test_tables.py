@@ -36,7 +36,7 @@ def tables():
 
 
 def test_the_docs_show_the_newest_record_of_our_own_kernels(tables):
-    """Every table of docs/gemm.md and docs/quantise.md is what the shipped records give, and none is empty but of kernels without a record."""
+    """Every table of docs/gemm.md and docs/quantise.md is what the shipped records give; none is empty."""
     for (page, name), made in (tables.tables(tables.newest()) | tables.step_tables()).items():
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert f"<!-- {name}: begin -->\n{made}\n<!-- {name}: end -->" in text
