@@ -250,7 +250,16 @@ def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
         "--out",
         str(tmp_path / "r"),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # ignored where tests run behind `&`
+    )
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=4)
     process.send_signal(signal.SIGINT)
