@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from io import StringIO
 from itertools import count
@@ -337,6 +338,29 @@ def test_the_command_says_what_is_wrong(monkeypatch, capsys, tmp_path):
     assert command(["bench", "--out", str(tmp_path / "x.json")]) == 1
     assert "ours: wrong: off by one" in capsys.readouterr().out
     assert BenchRecord.model_validate_json((tmp_path / "x.json").read_text()).cases[-1] == wrong
+
+
+def test_a_run_that_is_stopped_keeps_the_shapes_that_it_has_timed(monkeypatch, tmp_path):
+    """Interrupted at the second shape, the command leaves the first in a file that `--keep` takes, and no record."""
+    from codesign.__main__ import run as command
+
+    groups = iter([[], [row("ours", 5.0, variant="ours")]])
+
+    def measured(cases, seed, sampler):
+        for found in groups:
+            return found
+        raise KeyboardInterrupt
+
+    about = record().model_dump(exclude={"cases", "schema_version"})
+    monkeypatch.setattr(bench, "need_gpu", lambda: None)
+    monkeypatch.setattr(bench, "select", lambda shapes, kernels: [[case()], [case()]])
+    monkeypatch.setattr(bench.peers, "ceilings", lambda: ())
+    monkeypatch.setattr(bench, "header", lambda *given: about)
+    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(measure, "Sampler", nullcontext)
+    assert command(["bench", "--out", str(tmp_path / "x.json")]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["x.partial.json"]
+    assert [r.implementation for r in records.read(tmp_path / "x.partial.json").cases] == ["ours"]
 
 
 def test_selection_brings_what_to_compare_with(monkeypatch):

@@ -36,7 +36,8 @@ def bench(
 ) -> int:
     """Check and time the kernels on this machine's GPU.
 
-    Other libraries and the limits of the hardware are timed in the same run. Exit code 1 if a result is wrong.
+    Other libraries and the limits of the hardware are timed in the same run. Exit code 1 if a result is wrong. A run that is
+    stopped leaves what it has timed in a file beside the record, with the suffix .partial.json, which `--keep` takes.
     """
     from isa_model.output_files import check_file, of_command
     from kernels.bench.bench import bench as run_bench
@@ -44,7 +45,9 @@ def bench(
     from kernels.bench.shapes import parse
     from kernels.bench.table import data_rows, table
 
+    partial = out.with_suffix(".partial.json")
     check_file(out, *of_command("codesign bench"))
+    check_file(partial, *of_command("codesign bench"))
     earlier = read(keep) if keep else None
     command = " ".join(
         ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
@@ -52,9 +55,16 @@ def bench(
     )
     with Progress("timing") as progress:
         record = run_bench(
-            parse(shapes), kernel or ["*"], name=out.stem, command=command, seed=seed, progress=progress.update
+            parse(shapes),
+            kernel or ["*"],
+            name=out.stem,
+            command=command,
+            seed=seed,
+            progress=progress.update,
+            so_far=lambda record: record.save(partial),
         )
     (together(record, earlier) if earlier else record).save(out)
+    partial.unlink(missing_ok=True)
     if form == "table":
         console().print(table(record))
     else:

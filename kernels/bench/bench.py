@@ -26,10 +26,12 @@ def bench(
     command: str,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    so_far: Callable[[BenchRecord], None] = lambda record: None,
 ) -> BenchRecord:
     """Check and time the cases of `shapes` whose kernel matches a pattern of `kernels`, and the ceilings of the GPU.
 
-    Raises Unavailable without a Hopper GPU and its libraries, InputError where no kernel matches.
+    `so_far` gets the record after every shape, so that a run that is stopped loses no more than one. Raises Unavailable without
+    a Hopper GPU and its libraries, InputError where no kernel matches.
     """
     need_gpu()
     from kernels.bench.measure import Sampler, measure
@@ -40,7 +42,9 @@ def bench(
         for group in [list(peers.ceilings()), *chosen]:
             rows += measure(group, seed, sampler)
             progress(len(rows), sum(map(len, chosen)) + 2)
-        return BenchRecord(cases=tuple(rows), **header(name, command, seed, sampler))
+            record = BenchRecord(cases=tuple(rows), **header(name, command, seed, sampler))
+            so_far(record)
+        return record
 
 
 def select(shapes: Sequence[BenchGemm], kernels: Sequence[str]) -> list[list[Case]]:
