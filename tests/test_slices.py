@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codesign.evidence.cost import source as cost
 from codesign.evidence.numerics.errors import errors_of, estimates
 from codesign.evidence.numerics.trial import Trial
+from codesign.evidence.source import Subject
 from codesign.evidence.traffic.slices import of_slices
 from codesign.figures.metric import metric_named
 from codesign.proposal.baselines import baselines, fitting
@@ -234,6 +236,13 @@ def test_passes_and_bytes_are_counted():
     ):
         assert (found["traffic.passes", variant], found["traffic.slice_bytes", variant]) == (passes, size)
     assert metric_named("traffic.passes").baselines
+
+
+def test_bits_of_an_element_are_not_those_of_one_slice():
+    """Costs of a proposal in slices have the unit's area, but no bits of an element: bytes of slices say them."""
+    found = {f.metric for f in cost.SOURCE.gather(Subject(PROPOSAL)).figures}
+    assert "cost.area_ratio" in found
+    assert "cost.operand_bits" not in found
 
 
 def test_the_manual_page_says_what_software_does():

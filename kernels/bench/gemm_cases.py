@@ -56,7 +56,7 @@ def quantise(x: Any, tile: tuple[int, int], dtype: str = "float8_e4m3fn") -> Ben
     return BenchTensor(codes, scales, tile)
 
 
-class Fp4Weights(NamedTuple):
+class Fp4Tensor(NamedTuple):
     """A matrix of E2M1 with a power of two for every 32 along K."""
 
     packed: Any
@@ -74,7 +74,7 @@ class Fp4Weights(NamedTuple):
         return torch.where(codes > 7, -magnitudes, magnitudes) * scales
 
 
-def to_fp4(x: Any) -> Fp4Weights:
+def to_fp4(x: Any) -> Fp4Tensor:
     """Quantise (rows, columns) to E2M1, to nearest, with scales rounded up to powers of two."""
     import torch
 
@@ -83,10 +83,10 @@ def to_fp4(x: Any) -> Fp4Weights:
     numbers = groups / torch.exp2(exponents)[:, :, None]
     between = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=x.device)
     codes = (torch.bucketize(numbers.abs(), between) + 8 * (numbers < 0)).view(x.shape).to(torch.uint8)
-    return Fp4Weights(codes[:, ::2] | codes[:, 1::2] << 4, (exponents + 127).to(torch.uint8))
+    return Fp4Tensor(codes[:, ::2] | codes[:, 1::2] << 4, (exponents + 127).to(torch.uint8))
 
 
-def product(a: BenchTensor, b: BenchTensor | Fp4Weights) -> Any:
+def product(a: BenchTensor, b: BenchTensor | Fp4Tensor) -> Any:
     """Return A (m, k) B (n, k)^T of the quantised values, in float64."""
     return a.values() @ b.values().T
 

@@ -3,8 +3,8 @@
 Promotion reads three registers an FFMA: a partial sum, an accumulator and a scale. Meanwhile the other warpgroup's wgmmas read
 and write accumulators in the same register file, and FFMAs that come too fast take bandwidth from the Tensor Core. ptxas keeps
 the scale in the operand cache for every second FFMA and lets other warps issue in between. Faster is to keep it for all of
-them, without yielding, and to issue one in four a clock later: 2 to 3 % of a GEMM's time at 4096 tokens on an H200
-(`python benchmarks/steps.py`, step `pace`).
+them, without yielding, and to issue one in four a clock later: 2.1 to 2.4 % of a GEMM's time at 4096 tokens on an H200
+(step `pace` of kernels/records/steps-h200.json).
 
 An instruction of sm_90 has 128 bits, here two words of 64. The fields used were read off nvdisasm's output, and are those of
 Volta (Jia et al., arXiv 1804.06826, 2.1): bits 41 to 44 of the upper word are the clocks until the warp's next instruction, bit

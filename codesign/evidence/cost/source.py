@@ -136,7 +136,8 @@ def _figures(
     found = list(_of_records(both, fold, proposal, spec) if both else _of_model(proposal.today, spec))
     if found:
         found.append(accumulator_traffic(proposal.today, spec))
-        found += [operand_bits(spec), scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
+        found += [scale_traffic(spec), scale_bandwidth(spec), scale_storage(spec)]
+        found += [] if proposal.in_slices else [operand_bits(spec)]  # an element in slices has several of the unit's
     for f in found:
         numbers = {"value": round(f.value, 4), "low": round(f.low, 4), "high": round(f.high, 4)}
         about = {"variant": "proposal", "at": value, "workload": "", "tensors": ""}

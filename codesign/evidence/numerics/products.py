@@ -96,6 +96,7 @@ def _multiplier(instruction: Instruction) -> Callable[..., Any]:
 
 
 def exact(a: Any, b: Any, *scales: Any) -> Float64:
+    """Return the exact products of A (seeds, rows, K) and B (seeds, columns, K), rounded once, with scales if there are any."""
     import numpy as np
 
     from isa_model.exact import dot

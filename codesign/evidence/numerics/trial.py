@@ -144,6 +144,7 @@ class Trial:
         self._operands: dict[Key, Operand] = beside._operands if beside else {}
         self._exact: dict[Any, Float64] = beside._exact if beside else {}
         self.kept: dict[Hashable, tuple[Any, Compared]] = beside.kept if beside else {}
+        """What a caller found for each outcome of this trial and those beside it, by `about`, with the variant."""
         self.drawn_a: Hashable
         self.drawn_b: Hashable
         self.a: Lines
@@ -173,9 +174,6 @@ class Trial:
             lines: Lines = drawn(tensor, streams, count, total, gemm.k, gemm.tokens_along_k, gemm.inputs)
             self._lines[name] = lines.after(weights) if weights else lines
         return name, replace(self._lines[name], total=total)
-
-    kept: dict[Hashable, tuple[Any, Compared]]
-    """What a caller found for each outcome of this trial and those beside it, by `about`, with the variant."""
 
     @property
     def original(self) -> Float64:
