@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from codesign.evidence.training.experiments import HEADINGS, REFERENCE, arms, experiments, find, run, summary
+from codesign.evidence.training.experiments import HEAD, REFERENCE, arms, experiments, find, run, summary
 from codesign.evidence.training.records import TrainingRecord, read
 from codesign.evidence.training.size import Size, find_size
 
@@ -200,7 +200,7 @@ class BudgetedRuns:
             return
         record: TrainingRecord = read(self.path)
         for name, e in experiments().items():
-            print(f"\n{name}: {e.question}\n" + " | ".join(HEADINGS))
+            print(f"\n{name}: {e.question}\n{HEAD}")
             for row in summary(record, e.arms):
                 print(" | ".join(row))
         without = f", without {', '.join(self.without)}" if self.without else ""

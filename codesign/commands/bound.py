@@ -10,7 +10,7 @@ import typer
 
 from codesign.commands.app import Target, app
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console, wrapped
+from codesign.commands.terminal import console, table, wrapped
 from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
@@ -97,16 +97,12 @@ def data_rows(columns: dict[str, Bound], instruction: Instruction) -> list[Row]:
 
 def _table(rows: list[Row]) -> Any:
     """Return a rich table of the quantities."""
-    from rich.table import Table
 
-    table = Table()
-    table.add_column("bound")
-    for title in ("any operands", "normal operands"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        cells = ("none" if row[x] is None else f"{row[x]:.4g}" for x in ("any", "normal"))
-        table.add_row(QUANTITIES[row["quantity"]], *cells)
-    return table
+    def cells(row: Row) -> list[str]:
+        return ["none" if row[x] is None else f"{row[x]:.4g}" for x in ("any", "normal")]
+
+    head = "bound | any operands: | normal operands:"
+    return table(head, ([QUANTITIES[row["quantity"]], *cells(row)] for row in rows))
 
 
 def remarks(limits: Bound, found: Witness | None, instruction: Instruction) -> list[str]:

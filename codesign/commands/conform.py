@@ -14,7 +14,7 @@ import typer
 from codesign.commands.app import app
 from codesign.commands.progress import Progress
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console
+from codesign.commands.terminal import console, table
 from isa_model.diagnostics import InputError, Unavailable
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ def conform(
 
     Results of hardware are read from a recording, or computed on this machine's GPU with --live. Exit code 1 on any mismatch.
     """
-    from rich.table import Table
-
     from isa_model.conformance import conform as recorded
     from isa_model.output_files import check_file, of_command
 
@@ -61,11 +59,9 @@ def conform(
     else:
         assert vectors is not None
         comparisons = recorded(architecture, vectors)
-    table = Table("instruction", "outputs", "mismatches", "first mismatch", header_style="bold", pad_edge=False)
     done = []
     with Progress("comparing") as progress:
         for c in comparisons:
-            table.add_row(c.instruction, f"{c.outputs}", f"{c.mismatches}", c.first or "none")
             done.append(c)
             progress.update(len(done), 0)
     bad = sum(c.mismatches for c in done)
@@ -75,7 +71,8 @@ def conform(
         emit(form, [asdict(c) for c in done])
         return int(bad > 0)
     terminal = console()
-    terminal.print(table)
+    rows = ((c.instruction, f"{c.outputs}", f"{c.mismatches}", c.first or "none") for c in done)
+    terminal.print(table("instruction | outputs | mismatches | first mismatch", rows))
     terminal.print(f"{sum(c.outputs for c in done)} outputs compared, {bad} mismatches", highlight=False)
     return int(bad > 0)
 

@@ -10,10 +10,10 @@ import typer
 
 from codesign.commands.app import app, complete_proposals
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console, one_line
+from codesign.commands.terminal import console, one_line, table
 
 if TYPE_CHECKING:
-    from codesign.verdicts.diff import Difference, FieldChange
+    from codesign.verdicts.diff import Difference
 
 MOST = 40
 """Most figures in the table; data have all."""
@@ -53,35 +53,20 @@ def diff(old: _Result, new: _Result, form: Form = "table") -> int:
 
 def _shown(found: Difference) -> Iterator[Any]:
     """Yield tables of what changed, then a sentence on the figures."""
-    from rich.table import Table
-
     from codesign.report.tables import interval
 
     for title, changes in (("spec", found.spec), ("made with", found.made)):
         if changes:
-            yield _fields(title, changes)
+            yield table(f"{title} | old | new", ((c.field, _value(c.old), _value(c.new)) for c in changes))
     if found.verdicts:
-        table = Table("claim", "old", "new", header_style="bold", pad_edge=False)
-        for verdict in found.verdicts:
-            table.add_row(verdict.claim, verdict.old or "no such claim", verdict.new or "no such claim")
-        yield table
+        verdicts = ((v.claim, v.old or "no such claim", v.new or "no such claim") for v in found.verdicts)
+        yield table("claim | old | new", verdicts)
     if found.figures:
-        table = Table("figure", "old", "new", "change", header_style="bold", pad_edge=False)
-        for change in found.figures[:MOST]:
-            table.add_row(change.name, interval(change.old), interval(change.new), change.change)
-        yield table
+        shown = ((f.name, interval(f.old), interval(f.new), f.change) for f in found.figures[:MOST])
+        yield table("figure | old | new | change", shown)
         if len(found.figures) > MOST:
             yield f"... and {len(found.figures) - MOST} more figures; --csv prints all."
     yield summary(found)
-
-
-def _fields(title: str, changes: tuple[FieldChange, ...]) -> Any:
-    from rich.table import Table
-
-    table = Table(title, "old", "new", header_style="bold", pad_edge=False)
-    for change in changes:
-        table.add_row(change.field, *(_value(value) for value in (change.old, change.new)))
-    return table
 
 
 def _value(value: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from codesign.commands.app import app
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console
+from codesign.commands.terminal import console, table
 
 State = Literal["ok", "missing", "none", "fault"]
 """ok; an optional part that is missing; none here; or a fault that keeps something from working."""
@@ -53,13 +53,10 @@ def doctor(form: Form = "table") -> int:
     if form != "table":
         emit(form, [finding._asdict() for finding in found])
     else:
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table("part", "", "state", "about", header_style="bold", pad_edge=False)
-        for part, name, state, about in found:
-            table.add_row(part, name, Text(state, style=_STYLES[state]), about)
-        console().print(table)
+        rows = ((part, name, Text(state, style=_STYLES[state]), about) for part, name, state, about in found)
+        console().print(table("part |  | state | about", rows))
     return 3 if any(finding.state == "fault" for finding in found) else 0
 
 

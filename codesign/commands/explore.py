@@ -12,7 +12,7 @@ import typer
 from codesign.commands.app import app
 from codesign.commands.progress import Progress
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console
+from codesign.commands.terminal import console, table
 from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
@@ -109,18 +109,12 @@ def _show(space: Space, points: list[Point], form: Form) -> None:
     if form != "table":
         emit(form, rows(space, points))
         return
-    from rich.table import Table
-
     print(headline(space, points))
-    table = Table(header_style="bold", pad_edge=False)
-    for name in ("point", *space.axes, *space.objectives):
-        table.add_column(name, justify="right" if name in space.objectives else "left")
-    for point in points:
-        if point.status == "front":
-            values = (interval(v) for v in point.values.values())
-            table.add_row(point.name, *map(str, point.settings.values()), *values)
-    if table.row_count:
-        console().print(table)
+    front = [p for p in points if p.status == "front"]
+    if front:
+        head = " | ".join(["point", *space.axes, *(f"{name}:" for name in space.objectives)])
+        shown = ([p.name, *map(str, p.settings.values()), *map(interval, p.values.values())] for p in front)
+        console().print(table(head, shown))
     for point in points:
         if point.status == "failed":
             print(f"failed: {point.label}: {point.note}", file=sys.stderr)

@@ -11,14 +11,14 @@ import typer
 from codesign.commands.app import app
 from codesign.commands.progress import Progress
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console
+from codesign.commands.terminal import console, table
 from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
     from codesign.evidence.model.records import ModelRecord, ModelRun
     from codesign.proposal.recipe import Recipe
 
-HEADINGS = ("numerics", "perplexity", "over BF16's", "divergence, nats", "changed predictions", "worst kind of Linear")
+HEAD = "numerics | perplexity | over BF16's | divergence, nats | changed predictions | worst kind of Linear"
 
 
 @app.command()
@@ -127,16 +127,10 @@ def _numerics(on: str) -> dict[str, Recipe]:
 
 def _show(record: ModelRecord, names: dict[str, str]) -> None:
     """Print a table with a row for each numerics."""
-    from rich.table import Table
-
-    table = Table(*HEADINGS, header_style="bold", pad_edge=False)
-    table.add_row(*_row(record, record.reference, "BF16"))
-    for name, key in names.items():
-        run = record.find(key)
-        if run is not None:
-            table.add_row(*_row(record, run, name))
+    rows = [_row(record, record.reference, "BF16")]
+    rows += [_row(record, run, name) for name, key in names.items() if (run := record.find(key))]
     terminal = console()
-    terminal.print(table)
+    terminal.print(table(HEAD, rows))
     tokens = record.sequences * (record.length - 1)
     terminal.print(
         f"{record.model} ({record.about}) on {tokens} tokens of {record.text}, {record.machine}; intervals of 95 % over "

@@ -10,7 +10,7 @@ import typer
 
 from codesign.commands.app import Target, app, folder_of
 from codesign.commands.progress import Progress
-from codesign.commands.terminal import console, wrapped
+from codesign.commands.terminal import console, table, wrapped
 
 if TYPE_CHECKING:
     from codesign.evidence.cost.proof.proof_record import ProofRecord
@@ -82,20 +82,11 @@ def rtl(
 
 def _show(proof: ProofRecord) -> None:
     """Print what is proved of each block, and of the whole."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("block")
-    table.add_column("")
-    for title in ("theorems", "places", "seconds"):
-        table.add_column(title, justify="right")
-    for b in proof.blocks:
-        table.add_row(b.block, b.status, str(b.theorems), str(b.places), f"{b.seconds:.1f}")
-    for name in proof.open:
-        table.add_row(name, "tested only", "", "", "")
+    rows = [(b.block, b.status, str(b.theorems), str(b.places), f"{b.seconds:.1f}") for b in proof.blocks]
+    rows += [(name, "tested only", "", "", "") for name in proof.open]
     if proof.mapped:
-        table.add_row("mapped netlist", proof.mapped.status, "", "", f"{proof.mapped.seconds:.1f}")
-    console().print(table)
+        rows.append(("mapped netlist", proof.mapped.status, "", "", f"{proof.mapped.seconds:.1f}"))
+    console().print(table("block |  | theorems: | places: | seconds:", rows))
     versions = ", ".join(f"{name} {version}" for name, version in proof.versions.items())
     print(wrapped(f"{proof.name}: {proof.words}; {versions}; {proof.seconds:.0f} s", ""))
     if proof.counterexample:

@@ -10,7 +10,7 @@ import typer
 
 from codesign.commands.app import app, complete_proposals
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console, wrapped
+from codesign.commands.terminal import console, table, wrapped
 from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
@@ -93,17 +93,17 @@ def summary(layer: LayerStep, model: Model, gpu: str) -> str:
 
 def operations(layer: LayerStep) -> Any:
     """Return a rich table of each operation's time in the step, its hidden time and its certainty; the last row is the sum."""
-    table = _table()
-    table.add_column("operation", no_wrap=True)
-    for title in ("us", "share", "hidden, us"):
-        table.add_column(title, justify="right")
-    table.add_column("kind")
     whole = layer.total()
-    for name, us, hidden, kind in rows(layer):
-        table.add_row(name, f"{us:,.0f}", f"{us / whole:.1%}", f"{hidden:,.0f}" if hidden else "", kind)
-    table.add_section()
-    table.add_row("the step", f"{whole:,.0f}", "100%", "", "")
-    return table
+    made = table(
+        "operation | us: | share: | hidden, us: | kind",
+        (
+            (name, f"{us:,.0f}", f"{us / whole:.1%}", f"{hidden:,.0f}" if hidden else "", kind)
+            for name, us, hidden, kind in rows(layer)
+        ),
+    )
+    made.add_section()
+    made.add_row("the step", f"{whole:,.0f}", "100%", "", "")
+    return made
 
 
 def rows(layer: LayerStep) -> Iterator[tuple[str, float, float, str]]:
@@ -152,12 +152,7 @@ def data_rows(layer: LayerStep, found: Sequence[Gain]) -> list[Row]:
 
 def gains(found: Sequence[Gain]) -> Any:
     """Return a rich table of proposals: the step of today's software, changes by kind of operation, speedup and ceiling."""
-    table = _table()
-    table.add_column("proposal", no_wrap=True)
-    table.add_column("today, us", justify="right")
-    table.add_column("change, us")
-    table.add_column("speedup [interval]", justify="right", no_wrap=True)
-    table.add_column("ceiling", justify="right")
+    made = table("proposal | today, us: | change, us | speedup [interval]: | ceiling:")
     for gain in found:
         changes: dict[str, float] = {}
         for kind, us in gain.removed.items():
@@ -165,19 +160,11 @@ def gains(found: Sequence[Gain]) -> Any:
             changes[group] = changes.get(group, 0.0) - us
         said = "; ".join(f"{group} {us:+,.0f}" for group, us in changes.items() if abs(us) >= 0.5)
         value, low, high = gain.speedup
-        table.add_row(
+        made.add_row(
             gain.proposal.proposal,
             f"{gain.layers[0].total():,.0f}",
             said or "nothing",
             f"{value:.3f} [{low:.3f}, {high:.3f}]",
             f"{gain.ceiling[0]:.3f}",
         )
-    return table
-
-
-def _table() -> Any:
-    """Return an empty rich table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    return Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    return made

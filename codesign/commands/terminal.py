@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 WIDTH = 100
@@ -51,6 +51,18 @@ def console() -> Any:
             super().print(*objects, **options)
 
     return Readable(width=10_000 if piped else None, soft_wrap=False, markup=False, emoji=False)
+
+
+def table(head: str, rows: Iterable[Iterable[Any]] = ()) -> Any:
+    """Return a rich table with these rows. `head` names the columns as that of `codesign.figures.markdown.table` does."""
+    from rich.table import Table
+
+    made = Table(header_style="bold", pad_edge=False)
+    for name in head.split(" | "):
+        made.add_column(name.removesuffix(":"), justify="right" if name.endswith(":") else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def one_line(text: str) -> str:

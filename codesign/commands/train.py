@@ -14,7 +14,7 @@ import typer
 from codesign.commands.app import app, seeds_of
 from codesign.commands.progress import EVERY
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console
+from codesign.commands.terminal import console, table
 from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest
 
@@ -58,9 +58,7 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 8 -m codesign train EXPERIMENT --micro-batches 8 ...
     """
-    from rich.table import Table
-
-    from codesign.evidence.training.experiments import HEADINGS, find, run, summary
+    from codesign.evidence.training.experiments import HEAD, find, run, summary
     from codesign.evidence.training.gaps import assay
     from codesign.evidence.training.plot import PLOT, svg
     from codesign.evidence.training.records import FILE
@@ -90,10 +88,7 @@ def train(
             terminal = console()
             for e in asked:
                 terminal.print(e.question, highlight=False)
-                table = Table(*HEADINGS, header_style="bold", pad_edge=False)
-                for row in summary(record, e.arms):
-                    table.add_row(*row)
-                terminal.print(table)
+                terminal.print(table(HEAD, summary(record, e.arms)))
             terminal.print(f"Gaps say this much: {assay(record)}.", highlight=False)
         else:
             emit(form, data_rows(record, dict.fromkeys(arm for e in asked for arm in e.arms)))

@@ -12,7 +12,7 @@ import typer
 from codesign.commands.app import Target, app, folder_of
 from codesign.commands.progress import Progress
 from codesign.commands.tabular import Form, emit, tabular
-from codesign.commands.terminal import console
+from codesign.commands.terminal import console, table
 from codesign.figures.rows import Row
 
 if TYPE_CHECKING:
@@ -75,13 +75,9 @@ def data_rows(coverage: list[CoverageRow]) -> list[Row]:
 
 def show_coverage(coverage: list[CoverageRow], console: Console) -> None:
     """Print one row per category and point, with the missed bins and the reasons why others do not apply."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("category", "at", header_style="bold", pad_edge=False)
-    for heading in ("wanted", "hit"):
-        table.add_column(heading, justify="right")
-    table.add_column("missed; not applicable")
+    rows = []
     for row in coverage:
         reasons = Counter(row.unreachable.values())
         notes = [Text(f"missed: {what}", style="bold red") for what in row.missed]
@@ -90,7 +86,7 @@ def show_coverage(coverage: list[CoverageRow], console: Console) -> None:
             for why, bins in reasons.items()
         ]
         hit = len(row.wanted) - len(row.missed)
-        table.add_row(row.category, row.point, f"{len(row.wanted)}", f"{hit}", Text("\n").join(notes))
-    console.print(table)
+        rows.append((row.category, row.point, f"{len(row.wanted)}", f"{hit}", Text("\n").join(notes)))
+    console.print(table("category | at | wanted: | hit: | missed; not applicable", rows))
     wanted, missed = sum(len(row.wanted) for row in coverage), sum(len(row.missed) for row in coverage)
     console.print(f"{wanted} bins wanted, {wanted - missed} hit, {missed} missed", highlight=False)

@@ -184,7 +184,7 @@ def _differences(old: TrainingRecord, new: TrainingRecord) -> str:
 
 
 def summary(record: TrainingRecord, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield a row per arm with the columns of HEADINGS."""
+    """Yield a row per arm with the columns of HEAD."""
     for name in names:
         runs = record.find(name)
         if not runs:
@@ -207,19 +207,9 @@ def summary(record: TrainingRecord, names: Sequence[str]) -> Iterator[tuple[str,
         )
 
 
-HEADINGS = (
-    "arm",
-    "seeds",
-    "loss",
-    "gap to BF16",
-    "largest",
-    "validation",
-    "its gap",
-    "gradient at start",
-    "at end",
-    "ms/step",
-    "tokens/s (of BF16's)",
-    "engine",
+HEAD = (
+    "arm | seeds | loss | gap to BF16 | largest | validation | its gap | gradient at start | at end | ms/step | "
+    "tokens/s (of BF16's) | engine"
 )
 
 
