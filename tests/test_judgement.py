@@ -7,8 +7,8 @@ from codesign.figures.figure import Alternative
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Claim
 from codesign.verdicts import claims
-from codesign.verdicts.claims import Measured, bars, decide, judge
-from codesign.verdicts.readings import read
+from codesign.verdicts.claims import bars, decide, judge
+from codesign.verdicts.readings import Measured, read
 from isa_model.diagnostics import parse_yaml
 
 # -- one figure and its bound ----------------------------------------------------------------------------------------

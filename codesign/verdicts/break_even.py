@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from codesign.evidence.source import Search
-from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
 from codesign.figures.words import listed
 from codesign.proposal.proposal import Claim, Proposal, Value
-from codesign.verdicts.readings import Reading, excess, keeps
+from codesign.verdicts.readings import Measured, excess, keeps
 from codesign.verdicts.verdict import BreakEven
 
 Item = TypeVar("Item")
-
-
-class HasReading(Protocol):
-    """A figure and the numbers read from it."""
-
-    @property
-    def figure(self) -> Figure: ...
-
-    @property
-    def reading(self) -> Reading: ...
 
 
 def cheapest(order: Sequence[Item], holds: Collection[Item]) -> Item | None:
@@ -49,7 +38,7 @@ def rising(claim: Claim) -> bool:
 # -- over the values of a sweep --------------------------------------------------------------------------------------
 
 
-def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[HasReading]]) -> tuple[BreakEven, ...]:
+def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[Measured]]) -> tuple[BreakEven, ...]:
     """Return the break-even of the swept field, separately for each tensor source.
 
     `covered` returns the figures that a claim covers.
@@ -71,7 +60,9 @@ def swept(proposal: Proposal, claim: Claim, covered: Callable[[Claim], Sequence[
     )
 
 
-def _of_values(parameter: str, own: Value, claim: Claim, by_value: dict[Value, list[Any]], condition: str) -> BreakEven:
+def _of_values(
+    parameter: str, own: Value, claim: Claim, by_value: dict[Value, list[Measured]], condition: str
+) -> BreakEven:
     """Return the break-even from the figures at each value; the worst figure of a value counts."""
     up = rising(claim)
     holds = [v for v, found in by_value.items() if all(keeps(claim, m.reading) for m in found)]
@@ -103,7 +94,7 @@ def _swept_value(proposal: Proposal) -> Value:
 
 # -- by search -------------------------------------------------------------------------------------------------------
 
-Trying = Generator[int, HasReading, BreakEven]
+Trying = Generator[int, Measured, BreakEven]
 """Generator that yields a value to try and is sent its figure."""
 
 
@@ -113,7 +104,7 @@ def fewest(claim: Claim, search: Search) -> Trying:
     If the last value does not, the proposal's own is tried, too: where a narrow register rounds each sum, more bits in front of
     it can make sums worse.
     """
-    tried: dict[int, HasReading] = {}
+    tried: dict[int, Measured] = {}
     values = search.values
     low, high = 0, len(values) - 1
     limit = None
@@ -131,7 +122,7 @@ def fewest(claim: Claim, search: Search) -> Trying:
 
 def each(claim: Claim, search: Search) -> Trying:
     """Try every value of a search; the break-even is the cheapest one that keeps the claim together with all better ones."""
-    tried: dict[int, HasReading] = {}
+    tried: dict[int, Measured] = {}
     for value in search.values:
         tried[value] = yield value
     order = sorted(tried, reverse=not search.rising)
@@ -140,7 +131,7 @@ def each(claim: Claim, search: Search) -> Trying:
 
 
 def _of_search(
-    claim: Claim, search: Search, tried: Mapping[int, HasReading], limit: int | None, among: str = ""
+    claim: Claim, search: Search, tried: Mapping[int, Measured], limit: int | None, among: str = ""
 ) -> BreakEven:
     ordered = {n: tried[n] for n in sorted(tried)}
     return BreakEven(

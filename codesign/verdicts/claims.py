@@ -20,6 +20,7 @@ from codesign.proposal.proposal import Claim, Proposal
 from codesign.verdicts.break_even import swept
 from codesign.verdicts.questions import Ask, Enquiry, pursue
 from codesign.verdicts.readings import (
+    Measured,
     Reading,
     breaks,
     decided,
@@ -38,16 +39,6 @@ ERROR = 0.05
 """Highest probability of a wrong verdict on a claim."""
 AGAIN = 8
 """Most figures of a claim that are measured again, the worst first."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A figure that a claim covers, with its reading."""
-
-    figure: Figure
-    reading: Reading
-    certain: bool = False
-    """True if the figure is infinite because an output is; another sample cannot change that."""
 
 
 def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None) -> tuple[Verdict, ...]:

@@ -38,6 +38,16 @@ class Reading:
         return Reading(abs(self.value), (max(low, -high, 0.0), max(-low, high)))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A figure that a claim covers, with its reading."""
+
+    figure: Figure
+    reading: Reading
+    certain: bool = False
+    """True if the figure is infinite because an output is; another sample cannot change that."""
+
+
 # -- of one figure ---------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,9 @@ from codesign.figures.figure import Alternative, Figure
 from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Claim, Proposal
 from codesign.verdicts.break_even import each, fewest, rising
-from codesign.verdicts.claims import Measured, bars, claimed, covered_by
+from codesign.verdicts.claims import bars, claimed, covered_by
 from codesign.verdicts.questions import Ask, Enquiry, pursue
-from codesign.verdicts.readings import excess
+from codesign.verdicts.readings import Measured, excess
 from codesign.verdicts.verdict import BreakEven, Verdict
 
 
