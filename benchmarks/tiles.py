@@ -109,9 +109,6 @@ def main() -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), help="rows of A, separated by commas")
     parser.add_argument("--show", action="store_true", help="print the table of an existing record")
-    parser.add_argument(
-        "--fit", action="store_true", help="fit the GPU's constants to it first, in kernels/gemm/gpus.json"
-    )
     arguments = parser.parse_args()
     if arguments.show:
         record = read(arguments.record)

@@ -1,24 +1,17 @@
-"""The gap of every arm to BF16 along training, one panel per experiment, as SVG.
-
-python -m codesign.evidence.training.plot RECORD.json OUT.svg [EXPERIMENT...]
-"""
+"""The gap of every arm to BF16 along training, one panel per experiment, as SVG."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from codesign.evidence.training.experiments import experiments, find
+from codesign.evidence.training.experiments import find
 from codesign.evidence.training.gaps import NUDGED, REFERENCE
 from codesign.evidence.training.records import TrainingRecord as Record
-from codesign.evidence.training.records import read
 from codesign.evidence.training.source import curve
 from codesign.figures.drawing import svg as drawn
 from codesign.figures.figure import Plot, Series
 from codesign.figures.palette import standalone
 from codesign.figures.stack import stacked
-from isa_model.output_files import write_file
 
 COLOURS = ("software", "today", "proposal", "twin", "energy", "sky", "black")
 """Colours of the arms, in turn."""
@@ -67,8 +60,3 @@ def _noise(record: Record) -> list[tuple[float, float]]:
         for seed in {r.seed for r in record.find(NUDGED)}
     ]
     return [(points[0][0], max(abs(gap) for _, gap in points)) for points in zip(*(e for e in each if e), strict=False)]
-
-
-if __name__ == "__main__":
-    source, target, *chosen = sys.argv[1:]
-    write_file(Path(target), svg(read(Path(source)), chosen or list(experiments())))
