@@ -11,14 +11,9 @@ from codesign.evidence.source import Source, Subject
 from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Figure, Plot, Series
 from codesign.figures.intervals import figures, finite
-from codesign.proposal.variants import labels
+from codesign.proposal import variants
 
-LABELS = {
-    "today": "today's instruction alone",
-    "software": "today's software",
-    "proposal": "proposal",
-    "exact": "exact sums",
-}
+LABELS = {**variants.LABELS, "exact": "exact sums"}
 BASES = tuple(LABELS)
 METHOD = (
     "Linears of a language model run on the instruction, with operands quantised as the proposal says; embedding, output head, "
@@ -53,7 +48,7 @@ class LanguageModels(Source):
             rows=("metric", "design", "workload"),
             headings=("figure", "numerics", "model, text"),
             columns=(Column(heading="value [interval]", form="interval"), *KIND_AND_SOURCE),
-            labels=LABELS | labels(proposal),
+            labels=LABELS | variants.labels(proposal),
         )
         section = Section(
             title="Language model",

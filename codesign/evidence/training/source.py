@@ -14,12 +14,13 @@ from codesign.evidence.training.gaps import NUDGED, assay, drift_ratio, first_dr
 from codesign.evidence.training.records import TrainingRecord, shipped
 from codesign.figures.evidence import KIND_AND_SOURCE, Column, Evidence, Section, Table
 from codesign.figures.figure import Figure, Plot, Series
+from codesign.proposal import variants
 from codesign.proposal.proposal import Proposal, Value, Variant
 from codesign.proposal.recipe import Recipe, load_recipe
-from codesign.proposal.variants import labels
 from isa_model.diagnostics import InputError, Unavailable
 
 VARIANTS: tuple[Variant, ...] = ("today", "software", "proposal", "exact")
+LABELS = {**variants.LABELS, "exact": "exact sums"}
 PROXY = "tiny"
 """Size of the run that `evaluate --train` makes on the CPU, in a minute or two."""
 PROXY_STEPS, PROXY_SEEDS = 40, (0, 1)
@@ -82,7 +83,7 @@ class TrainingRuns(Source):
                         Column(heading="value [interval]", form="interval"),
                         *KIND_AND_SOURCE,
                     ),
-                    labels=dict(LABELS) | labels(proposal),
+                    labels=LABELS | variants.labels(proposal),
                     workloads=runs,
                 ),
             ),
@@ -161,14 +162,6 @@ def _run(record: TrainingRecord) -> str:
 def _tokens(record: TrainingRecord) -> float:
     """Return the millions of tokens of a run."""
     return record.model.tokens * record.model.steps / 1e6
-
-
-LABELS: dict[Variant, str] = {
-    "today": "today's instruction alone",
-    "software": "today's software",
-    "proposal": "proposal",
-    "exact": "exact sums",
-}
 
 
 def _plots(records: list[tuple[str, TrainingRecord]], numerics: Numerics) -> Iterator[Plot]:
