@@ -25,6 +25,7 @@ from codesign.proposal.shipped import names
 from codesign.proposal.target import instruction_of
 from isa_model.instruction import Instruction
 from isa_model.library import catalogue, load
+from isa_model.output_files import json_lines, write_file
 from isa_model.rounding import Rounding
 
 RECORD = Path(__file__).with_name("bounds.json")
@@ -145,8 +146,7 @@ def main() -> None:
         rows.append(about)
         print(name, about.get("attained"), file=sys.stderr, flush=True)
     record = {"k": K, "date": datetime.now(UTC).date().isoformat(), "commit": made_at, "rows": rows}
-    head = json.dumps({k: v for k, v in record.items() if k != "rows"})[:-1]
-    RECORD.write_text(head + ', "rows": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]}\n", encoding="utf-8")
+    write_file(RECORD, json_lines(record))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from codesign.proposal.recipe import Fprop, Recipe, computed_fields
 from isa_model.diagnostics import InputError
 from isa_model.input_files import MIB, read_text, reason
-from isa_model.output_files import write_file
+from isa_model.output_files import json_lines, write_file
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).parent / "records"
@@ -129,9 +129,7 @@ def read(path: Path) -> ModelRecord:
 
 def write(record: ModelRecord, path: Path) -> None:
     """Write a record, with one line per run."""
-    conditions = record.model_dump(mode="json", exclude_defaults=True)
-    runs = ",\n  ".join(json.dumps(run) for run in conditions.pop("runs", []))
-    write_file(path, json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n', *FILE)
+    write_file(path, json_lines(record.model_dump(mode="json", exclude_defaults=True)), *FILE)
 
 
 @cache

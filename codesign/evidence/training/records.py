@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from codesign.evidence.training.size import Size
 from codesign.proposal.recipe import Recipe
 from isa_model.diagnostics import InputError
 from isa_model.input_files import MIB, read_text, reason
-from isa_model.output_files import fresh_file
+from isa_model.output_files import fresh_file, json_lines
 from isa_model.stage import Spec
 
 FOLDER = Path(__file__).parent / "records"
@@ -120,9 +119,7 @@ def add(run: TrainingRun, record: TrainingRecord, path: Path) -> None:
 
 def as_text(record: TrainingRecord) -> str:
     """Return a record as JSON, with one line per run."""
-    conditions = record.model_dump(mode="json", exclude_defaults=True)
-    runs = ",\n  ".join(json.dumps(run) for run in conditions.pop("runs", []))
-    return json.dumps(conditions, indent=1)[:-2] + f',\n "runs": [\n  {runs}\n ]\n}}\n'
+    return json_lines(record.model_dump(mode="json", exclude_defaults=True))
 
 
 @cache
