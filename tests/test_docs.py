@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from codesign.evidence.timing.network import measured
 from codesign.workloads.tensor_file import metadata
 from isa_model.diagnostics import parse_yaml
 from isa_model.instruction import Instruction
@@ -156,6 +157,13 @@ def peak(model, tile):
     return f"{json.loads(header['tiles'])[tile]['activation max/rms']:.0f}"
 
 
+def link(quantity):
+    """Return the start, the rate or the largest error (%) of the line through the measured exchanges between GPUs."""
+    found = measured()
+    values = {"start": found.start_us, "rate": found.rate / 1e3, "error": 100 * found.worst}
+    return f"{values[quantity]:.0f}"
+
+
 LINEARS, LAYER, AREA = "speedup of a layer's Linears", "speedup of a whole layer", "unit area over today's"
 SENTENCES = (
     (
@@ -168,6 +176,9 @@ SENTENCES = (
     ("README.md", r"`group-scaled-mma-ue8m0`\) it has (\S+) times", partial(of_report, "group-scaled-mma-ue8m0", AREA)),
     ("docs/timing.md", r"multiplies (\S+) times as many elements of K per clock", partial(sparse_rate, 256)),
     ("docs/timing.md", r"at n = 256, (\S+) times at n = 128", partial(sparse_rate, 128)),
+    ("docs/timing.md", r"within one, (\S+) us and", partial(link, "start")),
+    ("docs/timing.md", r"us and (\S+) GB/s, the line", partial(link, "rate")),
+    ("docs/timing.md", r"on four H200s \((\S+) % off at worst", partial(link, "error")),
     ("proposals/sparse-2-4-fp8.yaml", r"rate: (\S+)", partial(sparse_rate, 256)),
     ("docs/tensors.md", r"has an element (\S+) times its root mean square", partial(peak, "mpnet-base", "down")),
     (
