@@ -31,7 +31,7 @@ class Progress:
             disable=not self.live,
         )
         self.task = self.bar.add_task(label, total=None, left="")
-        self._now, self._count, self._began = label, (0, 0), time.monotonic()
+        self._now, self._count, self._note, self._began = label, (0, 0), "", time.monotonic()
         self._ended = threading.Event()
 
     def __enter__(self) -> Progress:
@@ -46,19 +46,20 @@ class Progress:
         if self.live:
             self.bar.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """Report that `done` of `total` parts are done; 0: the total is unknown."""
-        self._count = done, total
-        self.bar.update(self.task, completed=done, total=total or None, left=self._left())
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Report that `done` of `total` parts are done, and a note on them; 0: the total is unknown."""
+        self._count, self._note = (done, total), note
+        left = ", ".join(filter(None, (note, self._left())))
+        self.bar.update(self.task, completed=done, total=total or None, left=left)
 
-    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
+    def phase(self, name: str, done: int = 0, total: int = 0, note: str = "") -> None:
         """Say what is being done now, and how much of it is done."""
         now = f"{self.label}: {name}"
         if now != self._now:
             self._now, self._began = now, time.monotonic()
             self.bar.remove_task(self.task)
             self.task = self.bar.add_task(now, total=None, left="")
-        self.update(done, total)
+        self.update(done, total, note)
 
     def _left(self) -> str:
         """Return the time that the phase still takes at its speed so far; empty if that cannot be said."""
@@ -76,5 +77,5 @@ class Progress:
             if seconds >= self.every:
                 done, total = self._count
                 part = f" {done} of {total}," if total else ""
-                left = f", {self._left()}" if self._left() else ""
-                print(f"{self._now},{part} {seconds:.0f} s{left}", file=sys.stderr, flush=True)
+                more = "".join(f", {text}" for text in (self._note, self._left()) if text)
+                print(f"{self._now},{part} {seconds:.0f} s{more}", file=sys.stderr, flush=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from codesign.commands.app import app, seeds_of
-from codesign.commands.progress import EVERY
+from codesign.commands.progress import Progress
 from codesign.commands.tabular import Form, emit, tabular
 from codesign.commands.terminal import console, table
 from codesign.figures.rows import Row
@@ -81,8 +82,10 @@ def train(
         check_file(plot, *PLOT)
     check_file(work / "a-run.pt", "data.pkl", "a checkpoint")
     first_process = int(os.environ.get("RANK", "0")) == 0
-    with Live(first_process) as live:
-        record = run(names, size, trained, seeds_of(seeds), path, work, engine, live.update, budget)
+    progress = Progress(f"training {size}")
+    with progress if first_process else nullcontext():  # the other processes report nothing
+        watch = partial(_watch, progress)
+        record = run(names, size, trained, seeds_of(seeds), path, work, engine, watch, budget)
     if first_process:
         if form == "table":
             terminal = console()
@@ -127,46 +130,8 @@ def _changed(size: Size, changes: dict[str, int]) -> Size:
         raise InputError.of(f"{field}: {fault['msg']}") from None
 
 
-class Live:
-    """Progress on stderr: a bar with the loss on a terminal, elsewhere a line every `EVERY` seconds."""
-
-    def __init__(self, prints: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self.terminal, self.prints, self.printed = console.is_terminal and prints, prints, 0.0
-        self.bar: Any = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self.terminal,
-        )
-        self.task = self.bar.add_task("", total=None, loss=float("nan"))
-        self.current: tuple[str, int] | None = None
-
-    def __enter__(self) -> Live:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def update(self, job: TrainingJob, step: int, loss: float) -> None:
-        """Show the steps done by a run, and its smoothed loss."""
-        if self.current != (job.arm, job.seed):
-            self.current = job.arm, job.seed
-            self.bar.reset(self.task, total=job.size.steps, description=f"{job.arm}, seed {job.seed}", loss=loss)
-        self.bar.update(self.task, completed=step, loss=loss)
-        last = step == job.size.steps
-        if self.prints and not self.terminal and (last or time.monotonic() - self.printed > EVERY):
-            self.printed = time.monotonic()
-            print(
-                f"{job.arm} seed {job.seed}: step {step} of {job.size.steps}, loss {loss:.4f}",
-                file=sys.stderr,
-                flush=True,
-            )
+def _watch(progress: Progress, job: TrainingJob, step: int, loss: float) -> None:
+    """Show the steps done by a run, and its smoothed loss; where there is no bar, its end, too."""
+    progress.phase(f"{job.arm}, seed {job.seed}", step, job.size.steps, f"loss {loss:.4f}")
+    if step == job.size.steps and not progress.live:
+        print(f"{job.arm}, seed {job.seed}: {step} steps, loss {loss:.4f}", file=sys.stderr, flush=True)
