@@ -221,8 +221,8 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     """Lines of the record's table, in Markdown."""
     link = measured(record["ranks"])
     found, step = modelled(record, link)
-    yield f"{record['ranks']} x {record['gpus'][0]}, {record['date']}, commit {record['commit']}. {record['tokens']} tokens per"
-    yield f"GPU, {record['experts']} experts, {record['top']} per token; error against float64 {record['error']:.3f}. Network as"
+    yield f"{record['ranks']} x {record['gpus'][0]}, {record['date']}, commit {record['commit']}. {record['tokens']} tokens"
+    yield f"per GPU, {record['experts']} experts, {record['top']} per token; error against float64 {record['error']:.3f}. Network as"
     yield f"measured on {link.source}. Microseconds."
     yield ""
     us = {name: timing["us"] for name, timing in record["operations"].items()}

@@ -80,8 +80,8 @@ def table_text() -> str:
             (_row(formula, members) for formula, members in groups.items()),
         ),
         "",
-        f"Sums of the other {exact:,} instructions are exact: of integers, or of formats so narrow that the window loses nothing. "
-        f"Inputs found: [pages/bounds.json](../pages/bounds.json), {record['date']}, commit {record['commit']}, "
+        f"Sums of the other {exact:,} instructions are exact: of integers, or of formats so narrow that the window loses "
+        f"nothing. Inputs found: [pages/bounds.json](../pages/bounds.json), {record['date']}, commit {record['commit']}, "
         "`python pages/bounds.py`.",
     ]
     return "\n".join(lines)

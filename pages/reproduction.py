@@ -79,7 +79,7 @@ def page() -> str:
         "- DSV3 B.1 (loss gap under 0.25 %), B.2 (blocks on activation gradients diverge), the training results behind LogFMT,",
         "  and the MXFP8 and NVFP4 recipes need training on billions of tokens. [training.md](training.md) shows runs on a few",
         "  million.",
-        "- The speed of clusters: our times are of single GPUs ([timing.md](timing.md)). The cost of LogFMT on SMs (50 to 100 %,",
+        "- The speed of clusters: our times are of one GPU ([timing.md](timing.md)). The cost of LogFMT on SMs (50 to 100 %,",
         "  ISCA 3.2.1) was not measured.",
         "",
     ]

@@ -65,10 +65,7 @@ def test_the_counts_say_what_is_outside_by_chance_and_beyond_chance():
     """Raw counts below and above the bar stand beside those that chance would put there if all were 0.95."""
     about = record(0.85, 0.925, 0.99, 0.95)
     said = coverage.counts(about)
-    assert (
-        "The coverage of 2 of 4 figures is below 0.93, at worst 0.850, of 1 above 0.98; its mean is 0.929."
-        in said
-    )
+    assert "The coverage of 2 of 4 figures is below 0.93, at worst 0.850, of 1 above 0.98; its mean is 0.929." in said
     assert "If each were 0.95, 0 and 0 would be outside by chance. 1 and 0 are outside beyond chance" in said
 
     def share(among):

@@ -88,7 +88,7 @@ def test_bits_that_no_claim_needs_are_named_with_their_area():
     held = (verdict("supported", break_even=(bits(25, 11),)), verdict("supported", break_even=(bits(25, 17),)))
     (text,) = said(rules.unused_precision, result(*areas, verdicts=held))
     assert text.startswith(
-        "stages.fuse.fraction_bits 17 instead of 25 is enough for every claim that depends on it, with ×1.5 of today's unit area"
+        "stages.fuse.fraction_bits 17 instead of 25 is enough for every claim that depends on it, with ×1.5"
     )
     lost = (*held, verdict("refuted", break_even=(bits(25, None),)))
     assert said(rules.unused_precision, result(*areas, verdicts=lost)) == []

@@ -116,7 +116,9 @@ def remarks(limits: Bound, found: Witness | None, instruction: Instruction) -> l
     elif found is None:
         said = ["No input was found: none fits the formats."]
     else:
-        said = [f"The worst input found has a relative error of {found.relative:.4g}, {found.attained(limits):.0%} of R."]
+        said = [
+            f"The worst input found has a relative error of {found.relative:.4g}, {found.attained(limits):.0%} of R."
+        ]
     if found and instruction.is_stochastic:
         said[0] += " All its random bits are set."
     if limits.worst and limits.inward:

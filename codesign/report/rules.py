@@ -249,8 +249,8 @@ def slower(result: Result) -> Iterator[Advice]:
         ):
             yield Advice(
                 "Slower than today",
-                f"The Linears of {own.workload} run at {interval(own)} times today's speed: the time that the proposal adds to a "
-                "GEMM is not hidden.",
+                f"The Linears of {own.workload} run at {interval(own)} times today's speed: the time that the proposal adds to "
+                "a GEMM is not hidden.",
             )
 
 
