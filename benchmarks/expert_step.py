@@ -222,8 +222,8 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     link = measured(record["ranks"])
     found, step = modelled(record, link)
     yield f"{record['ranks']} x {record['gpus'][0]}, {record['date']}, commit {record['commit']}. {record['tokens']} tokens"
-    yield f"per GPU, {record['experts']} experts, {record['top']} per token; error against float64 {record['error']:.3f}. Network"
-    yield f"as measured on {link.source}. Microseconds."
+    yield f"per GPU, {record['experts']} experts, {record['top']} per token; error against float64 {record['error']:.3f}."
+    yield f"Network as measured on {link.source}. Microseconds."
     yield ""
     us = {name: timing["us"] for name, timing in record["operations"].items()}
     both, computation = record["side_by_side_us"], record["computation"]["us"]
