@@ -336,9 +336,9 @@ def counts(record: dict[str, Any]) -> str:
         for some in (rows, beyond)
     )
     return (
-        f"Of {len(rows)} figures {low} are held less often than {WANTED[0]}, the least {min(r['coverage'] for r in rows):.3f}, "
-        f"and {high} more often than {WANTED[1]}; on average {np.mean([r['coverage'] for r in rows]):.3f}.\n"
-        f"If each were held 95 times in 100, {least:.0f} and {most:.0f} would be by chance. {under} and {over} are outside "
+        f"The coverage of {low} of {len(rows)} figures is below {WANTED[0]}, at worst {min(r['coverage'] for r in rows):.3f}, "
+        f"of {high} above {WANTED[1]}; its mean is {np.mean([r['coverage'] for r in rows]):.3f}.\n"
+        f"If each were 0.95, {least:.0f} and {most:.0f} would be outside by chance. {under} and {over} are outside "
         "beyond chance\n(binomial, Holm's test at 5 % over all figures)."
     )
 

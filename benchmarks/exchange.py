@@ -315,8 +315,7 @@ def tables(record: dict[str, Any]) -> Iterator[str]:
     """Lines of the record's tables, in Markdown."""
     gpus = f"{record['ranks']} x {(record['gpus'] or ['CPU'])[0]}"
     yield f"{gpus}, {record['date']}, commit {record['commit']}, NCCL {record['versions']['nccl']}. Hidden {record['hidden']}, "
-    yield f"top {record['top']} of {record['experts']} experts. Tokens, MB and GB/s per GPU and direction; microseconds. Copies"
-    yield "of a token to other GPUs beside traffic's, one per expert; bytes of a row over traffic's bits of a number."
+    yield f"top {record['top']} of {record['experts']} experts. Tokens, MB and GB/s per GPU and direction; microseconds."
     if "link" in record:
         yield f"256 MiB to each other GPU: {record['link']['gb_per_s']:.0f} GB/s."
     yield ""
@@ -338,7 +337,7 @@ def tables(record: dict[str, Any]) -> Iterator[str]:
     sizes, times_of = "tokens: | copies: | row: | MB:", "pack: | exchange: | unpack: | all:"
     yield markdown.table(f" | wire | {sizes} | {times_of} | GB/s: | NCCL blocks: | codes differing: | ", rows)
     yield ""
-    yield f"Beside an FP8 GEMM {' x '.join(map(str, record['gemm']))} on another stream:"
+    yield f"Concurrent with an FP8 GEMM {' x '.join(map(str, record['gemm']))} on another stream:"
     yield ""
     beside = []
     for row in record["rows"]:
@@ -348,7 +347,7 @@ def tables(record: dict[str, Any]) -> Iterator[str]:
                 alone, both = o[f"{one}_alone_us"], o[f"{one}_beside_us"]
                 line += [f"{alone:.1f}", f"{both:.1f} ({both / alone - 1:+.0%})"]
             beside.append(line)
-    yield markdown.table(" | what | alone: | beside the GEMM: | the GEMM alone: | beside it:", beside)
+    yield markdown.table(" | what | alone: | with the GEMM: | the GEMM alone: | with it:", beside)
 
 
 def run(arguments: argparse.Namespace) -> int:

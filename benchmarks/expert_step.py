@@ -221,19 +221,19 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     """Lines of the record's table, in Markdown."""
     link = measured(record["ranks"])
     found, step = modelled(record, link)
-    yield f"{record['ranks']} x {record['gpus'][0]}, {record['date']}, commit {record['commit']}. {record['tokens']} tokens a"
-    yield f"GPU, {record['experts']} experts, {record['top']} a token; error against float64 {record['error']:.3f}. Network as"
-    yield f"measured on {link.source}. Microseconds."
+    yield f"{record['ranks']} x {record['gpus'][0]}, {record['date']}, commit {record['commit']}. {record['tokens']} tokens"
+    yield f"per GPU, {record['experts']} experts, {record['top']} per token; error against float64 {record['error']:.3f}."
+    yield f"Network as measured on {link.source}. Microseconds."
     yield ""
     us = {name: timing["us"] for name, timing in record["operations"].items()}
     both, computation = record["side_by_side_us"], record["computation"]["us"]
     rows: list[tuple[str, float, float | None]] = [
         *((name, time, found.get(name)) for name, time in us.items()),
-        ("operations that are modelled, added up", fsum(us[name] for name in found), fsum(found.values())),
-        ("all, in a row", record["in_a_row"]["us"], None),
-        ("all but the network, in a row", computation, None),
-        ("computation of one batch beside the network of another", both, None),
-        ("of that, what the network adds", both - computation, step.total() - fsum(work.us for work in step.work)),
+        ("sum of the modelled operations", fsum(us[name] for name in found), fsum(found.values())),
+        ("all, in sequence", record["in_a_row"]["us"], None),
+        ("all but the network, in sequence", computation, None),
+        ("computation of one batch during the network of another", both, None),
+        ("added by the network", both - computation, step.total() - fsum(work.us for work in step.work)),
     ]
     yield markdown.table(
         "operation | measured: | modelled: | modelled over measured:",

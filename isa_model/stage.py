@@ -200,8 +200,8 @@ class Stage(Spec):
     accumulator: bool | Accumulator = False
     """True if the running value is a term of the sum. It is C in the last stage; in others it starts at zero."""
     chain: Count | None = None
-    """Number of blocks that a stage below the last adds to its running value before the result goes up. The last stage
-    adds blocks to the end of K."""
+    """Number of blocks that a stage below the last adds to its running value before the result is passed on. The last
+    stage adds blocks to the end of K."""
     fraction_bits: FractionBits | None = None
     """Fraction bits each term keeps below the largest exponent; default: the sum is exact."""
     rounding: Deterministic | None = None
@@ -211,11 +211,11 @@ class Stage(Spec):
     result: Annotated[tuple[Register, ...], BeforeValidator(_one_or_many)] = Field(
         default=(), max_length=MOST_ROUNDINGS
     )
-    """Registers the sum is rounded to, one after the other; default: it goes up exact, with the exponent it was aligned
-    to."""
+    """Registers the sum is rounded to, one after the other; default: it is passed on exact, with the exponent it was
+    aligned to."""
     exponent: Exponent | None = None
-    """Exponent with which an unrounded sum goes up, as from a fixed-point adder; default: the largest among its terms. A
-    sum of zeros alone goes up as a zero in either case."""
+    """Exponent with which an unrounded sum is passed on, as from a fixed-point adder; default: the largest among its
+    terms. A sum of zeros alone is passed on as a zero in either case."""
     zero: Literal["positive", "ieee"] = "positive"
     """Sign of a zero sum. positive: always plus. ieee: that of its terms if they agree, else plus (IEEE 754 6.3)."""
     opposing: Literal["negate", "complement"] = later("negate")

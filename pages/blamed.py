@@ -19,5 +19,5 @@ def blamed_text() -> str:
     right, count = sum(x["right"] for x in record["rows"]), len(record["rows"])
     said = f"{record['simulator'].split(' rev')[0]}, {record['vectors']:,} vectors a unit"
     run = f"commit {record['commit']}, {record['date']}"
-    made = table("unit | planted | wrong D: | blamed", rows)
+    made = table("unit | mutation | wrong D: | diagnosis", rows)
     return f"{made}\n\n{right} of {count} as expected ({said}, {run})."

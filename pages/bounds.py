@@ -77,12 +77,12 @@ def table_text() -> str:
         groups.setdefault("; ".join(formulas(bound(instruction_of(about["instruction"]), K))), []).append(about)
     lines = [
         table(
-            "instruction | R | at K = 4096: | normal operands: | input found:",
+            "instruction | R | at K = 4096: | normal operands: | attained by input:",
             (_row(formula, members) for formula, members in groups.items()),
         ),
         "",
-        f"Sums of the other {exact:,} instructions are exact: of whole numbers, or of formats too narrow to leave the window. "
-        f"Inputs found: [pages/bounds.json](../pages/bounds.json), {record['date']}, commit {record['commit']}, "
+        f"Sums of the other {exact:,} instructions are exact: of integers, or of formats so narrow that the window loses "
+        f"nothing. Inputs found: [pages/bounds.json](../pages/bounds.json), {record['date']}, commit {record['commit']}, "
         "`python pages/bounds.py`.",
     ]
     return "\n".join(lines)
@@ -98,8 +98,8 @@ def emulated_text() -> str:
     shares = ", ".join(f"{kind} {share:.3f}" for kind, share in kinds.items())
     command = "`python checks/bounds.py --outputs 1e9 --record checks/bounds.json`"
     return (
-        f"{record['outputs']:,} outputs of {len(record['rows'])} arithmetics of the catalogue and of proposals, by the "
-        f"{record['engine']} engine on operands of every stressing kind and near the worst inputs: none is over its bound.\n"
+        f"{record['outputs']:,} outputs of {len(record['rows'])} instructions of the catalogue and of proposals, by the "
+        f"{record['engine']} engine on adversarial operands of every kind and near the worst inputs: none exceeds its bound.\n"
         f"Largest shares of a bound: {shares}.\nRecord: [checks/bounds.json](../checks/bounds.json), {record['date']}, commit "
         f"{record['commit']}, {command}; `--engine gpu` on an NVIDIA GPU."
     )

@@ -211,7 +211,7 @@ def steps_table(sweep: CostSweep) -> str:
         path, energy = f"{step.delay_fo4:.0f} FO4", step.energy_low / base.energy_low
         ratio = step.area / base.area
         rows.append((step.label, f"{step.area:,.0f}", f"{ratio:.2f}", path, staged, f"{energy:.2f}"))
-    return table(" | area: | over today's: | longest path: | with registers | energy, quiet:", rows)
+    return table(" | area: | over today's: | longest path: | with registers | energy without glitches:", rows)
 
 
 def main() -> None:

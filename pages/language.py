@@ -168,8 +168,8 @@ def formats_table() -> str:
 
 def _base() -> Iterator[str]:
     d = number(FORMATS["fp32"], computed({"change": {}}))
-    yield f"Every example below changes this instruction. With its operands {_operands({}, ('a', 'b', 'c'))} it gives D = {d};"
-    yield "an example names the operands that it has of its own."
+    yield f"Each example below changes this instruction, which computes D = {d} for {_operands({}, ('a', 'b', 'c'))}."
+    yield "Operands are these unless an example gives others."
     yield ""
     yield "```yaml"
     yield from block(data()["base"])
@@ -196,7 +196,7 @@ def _shown(example: dict[str, Any]) -> Iterator[str]:
     if "before" in example:
         before = instruction(example.get("with", {}))
         was = number(before.accumulator, computed(example, with_change=False))
-        text += f"; before the change {was}"
+        text += f"; without the change {was}"
     yield f"{text}. {one_line(example['why'])}"
 
 

@@ -81,7 +81,7 @@ READERS: dict[str, Callable[[Instruction, str], str]] = {
 
 def cells(spec: Instruction, field: str) -> list[tuple[str, str]]:
     """Return what each reader makes of an instruction, and its words where it refuses with words."""
-    spec, found = spec.model_copy(update={"name": "it"}), []
+    spec, found = spec.model_copy(update={"name": "the instruction"}), []
     for read in READERS.values():
         try:
             found.append((read(spec, field), ""))

@@ -34,7 +34,7 @@ from isa_model.output_files import put
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BETTER = {"lower": "lower", "higher": "higher", "zero": "near zero"}
-COMPARED = {"ratio": "ratio", "difference": "difference", "none": "compares already"}
+COMPARED = {"ratio": "ratio", "difference": "difference", "none": "already relative"}
 
 
 def proposal_text() -> str:

@@ -58,7 +58,7 @@ def page() -> str:
         '## The "2 %"',
         "",
         "DSV3 3.3.2 gives the maximum relative error of an FP8 product with K = 4096 of two random matrices as nearly 2 %, and",
-        "names neither the distribution nor the metric. Native Hopper FP8, one scale per tensor, "
+        "does not name the distribution or the metric. Native Hopper FP8, one scale per tensor, "
         f"{SIZE} x {SIZE} outputs, K = 4096 ({LINES} rows of each of {SIZE // LINES}",
         "tensors; a quarter of the rows of `outliers` are its rare tokens):",
         "",
@@ -69,17 +69,17 @@ def page() -> str:
         "",
         "A maximum grows with the number of outputs, so claims are on the 95th percentile of the error.",
         "2 % lies between the metrics. For N(0, 1), where sums grow like the square root of K, errors relative to the largest",
-        "value are ten times smaller. The largest elementwise error has no bound, because sums near zero have the absolute",
-        "error of the others. For data of one sign every metric exceeds 2 %, because truncation only shrinks sums. The largest",
-        "ratio among outputs of N(0, 1) that are not near zero is closest to the report. The claims of",
-        "`proposals/higher-precision-accumulation.yaml` hold the figure under two readings.",
+        "value are ten times smaller. The largest elementwise error is unbounded, because sums near zero have the same",
+        "absolute error as the others. For data of one sign every metric exceeds 2 %, because truncation only shrinks sums.",
+        "Closest to the report is the largest ratio among outputs of N(0, 1) that are not near zero. The claims of",
+        "`proposals/higher-precision-accumulation.yaml` test two readings of the figure.",
         "",
-        "## What cannot be checked here",
+        "## What could not be checked",
         "",
         "- DSV3 B.1 (loss gap under 0.25 %), B.2 (blocks on activation gradients diverge), the training results behind LogFMT,",
         "  and the MXFP8 and NVFP4 recipes need training on billions of tokens. [training.md](training.md) shows runs on a few",
         "  million.",
-        "- The speed of clusters: ours are times of one GPU ([timing.md](timing.md)). The cost of LogFMT on SMs (50 to 100 %,",
+        "- The speed of clusters: our times are of one GPU ([timing.md](timing.md)). The cost of LogFMT on SMs (50 to 100 %,",
         "  ISCA 3.2.1) was not measured.",
         "",
     ]
@@ -88,7 +88,7 @@ def page() -> str:
 
 READINGS = {
     "largest": "max error / max value",
-    "p95": "error of 95 % of outputs / RMS value",
+    "p95": "95th percentile of error / RMS value",
     "frobenius": "relative Frobenius",
     "median": "median of error / value",
     "not near zero": "max of error / value, values over a tenth of the largest",
@@ -154,11 +154,11 @@ def rows() -> Iterator[tuple[str, ...]]:
     biased, held = _unscaled(None), _unscaled(128)
     scaled = _errors("uniform")["frobenius"], _errors("uniform", 128)["frobenius"]
     yield (
-        "U[0, 1) cast as it is: native, promoted",
+        "U[0, 1) cast without a scale: native, promoted",
         "H200, measured",
         "6.6e-2, 5.0e-4",
-        f"{_e(biased)}, {_e(held)}; with one scale per tensor {_e(scaled[0])}, {_e(scaled[1])}: the error depends on where "
-        "in its binade a sum is",
+        f"{_e(biased)}, {_e(held)}; with one scale per tensor {_e(scaled[0])}, {_e(scaled[1])}: the error depends on the "
+        "position of a sum in its binade",
         _yes(abs(biased / 6.6e-2 - 1) < 0.1 and abs(held / 5e-4 - 1) < 0.1),
         "this script",
     )
@@ -286,7 +286,7 @@ def _bytes() -> Iterator[tuple[str, ...]]:
             reported,
             f"{inputs(flow):g}; whole fprop {hbm(flow, 'fprop') / hbm(today, 'fprop'):.2f}, whole step "
             f"{hbm(flow, '') / hbm(today, ''):.2f} of today's",
-            "per activation; for a layer's step much less, since kernels write BF16, wgrad's operands are transposed in "
+            "per activation; much less for a layer's step, since kernels write BF16, wgrad's operands are transposed in "
             "memory, and activations for experts are cast once, before dispatch",
             f"`codesign evaluate proposals/{proposal}.yaml`",
         )
@@ -311,7 +311,7 @@ def _bytes() -> Iterator[tuple[str, ...]]:
         "SMs used for communication",
         "DSV3 3.2.2, 3.5.1",
         "20 of 132",
-        f"{20 / 132:.1%}; without it, compute grows at most {132 / 112:.2f} times",
+        f"{20 / 132:.1%}; without it, compute speeds up at most {132 / 112:.2f} times",
         "—",
         "`codesign evaluate proposals/communication-offload.yaml`",
     )

@@ -83,8 +83,8 @@ def _ratios(rows: Sequence[Ratio]) -> str:
         counts = (len(found), len({r.linear for r in found}))
         lines.append((name, *counts, *shares, *factors, f"{sum(inside)} of {len(inside)}"))
     lines.append(("all", len(rows), *[""] * 6, f"{sum(whole)} of {len(whole)} ({sum(whole) / len(whole):.0%})"))
-    ends = "truth over modelled: | another chip's over measured:"
-    return table(f"pair of kernels | rows: | Linears: | mean: | bias: | worst: | {ends} | held:", lines)
+    ends = "measured over modelled: | another chip's over measured:"
+    return table(f"pair of kernels | rows: | Linears: | mean: | bias: | worst: | {ends} | covered:", lines)
 
 
 def errors_table(errors: Iterable[Error]) -> str:
@@ -98,7 +98,7 @@ def _errors(fit: Fit) -> Iterator[str]:
     r, (held, among) = fit.reach, fit.reach.held
     yield (
         f"95 % intervals reach a factor of {r.product:.3f} (GEMMs of {LARGE} rows and more), {r.small:.3f} (of fewer) and "
-        f"{r.stream:.3f} (casts); those found on other Linears hold {held} of {among} rows ({held / among:.0%})."
+        f"{r.stream:.3f} (casts); those found on other Linears cover {held} of {among} rows ({held / among:.0%})."
     )
     yield ""
     yield errors_table(fit.errors)

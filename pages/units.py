@@ -26,9 +26,9 @@ UNITS = {
     "configurable-accumulation at 25": "25 fraction bits, FP32 register",
     "higher-precision-accumulation": "32 fraction bits, FP32 register, rounded to nearest",
     "blackwell.tcgen05.m128n128k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.ue8m0": "25 fraction bits, UE8M0 scales in exponents",
-    "group-scaled-mma without scales": "128 products in a window of 16 bits, C joined by an FP32 addition",
-    "group-scaled-mma": "the same with FP32 scales multiplied onto the sum",
-    "group-scaled-mma-ue4m3": "25 fraction bits, UE4M3 scales of 16 multiplied onto products",
+    "group-scaled-mma without scales": "128 products in a window of 16 bits, C added in FP32",
+    "group-scaled-mma": "the same with FP32 scales applied to the sum",
+    "group-scaled-mma-ue4m3": "25 fraction bits, UE4M3 scales of 16 applied to products",
     "stochastic-accumulator": "25 fraction bits, e6m5 register rounded stochastically",
     "fp4-weights": "17 fraction bits, E2M1 weights, UE8M0 scales",
     "batch-invariant-split-k": "exact sums in a fixed-point register of 52 bits",
@@ -51,7 +51,7 @@ def units_text() -> str:
             energy = f"{new.energy.low / base.energy.low * per:.2f}"
             area = (f"{new.area * per:,.0f}", f"{new.area / base.area * per:.2f}")
             lines.append((what, *area, registers, energy))
-    head = "unit, per 32 products | area: | over today's: | registers every 24 gates | energy, no glitches:"
+    head = "unit, per 32 products | area: | over today's: | registers every 24 gates | energy without glitches:"
     return table(head, lines)
 
 
@@ -74,7 +74,7 @@ def libraries_text() -> str:
         known = [value for value in values if value is not None]
         moved = f"{min(known) / values[0] - 1:+.0%} to {max(known) / values[0] - 1:+.0%}"
         lines.append((what, *("" if value is None else f"{value:.2f}" for value in values), moved))
-    return table(f"over today's unit | {': | '.join(heads)}: | moved:", lines)
+    return table(f"over today's unit | {': | '.join(heads)}: | change:", lines)
 
 
 def ideas_text() -> str:
@@ -107,7 +107,7 @@ def family_text() -> str:
         cost = (f"{ratio(p, today):.2f}", f"{energy:.2f}", p.cycles, f"{p.register_bits * per:,.0f}")
         lines.append((p.label, *cost, *errors, over))
     errors = "error, normal: | outliers: | over 1 BF16 ulp:"
-    return table(f"per 32 products | area: | energy, quiet: | cycles: | register bits: | {errors}", lines)
+    return table(f"per 32 products | area: | energy without glitches: | cycles: | register bits: | {errors}", lines)
 
 
 def gate_text() -> str:
@@ -124,10 +124,10 @@ def gate_text() -> str:
         f"{sum(u['mismatches'] for u in built)}",
         "units whose test bench passes under Icarus Verilog": f"{simulated}",
         "warnings of `verilator --lint-only -Wall`": f"{sum(u['verilator_warnings'] or 0 for u in built)}",
-        "planted faults of special values: noticed, missed, without effect": ", ".join(
+        "injected faults of special values: detected, missed, without effect": ", ".join(
             str(faults.count(state)) for state in ("noticed", "missed", "without effect")
         ),
-        "nets held at 0 or 1 that vectors notice, by unit": f"{min(shares):.0%} to {max(shares):.0%}, "
+        "stuck-at faults that vectors detect, by unit": f"{min(shares):.0%} to {max(shares):.0%}, "
         f"{sum(s['noticed'] for s in stuck):,} of {sum(s['injected'] for s in stuck):,}",
     }
     return table(" | :", rows.items())

@@ -60,15 +60,15 @@ def test_a_break_even_over_a_sweep_follows_the_metric():
         ["13", "15", "17", "19"],
     )
     assert next(sentences([found])) == (
-        "stages.fuse.fraction_bits: 13 is the least that keeps the bound on normal data, the proposal has 20"
+        "stages.fuse.fraction_bits: 13 is the least that meets the bound on normal data, the proposal has 20"
     )
     area = {"metric": "cost.area_ratio", "tensors": "", "workload": "", "kind": "modelled"}
     (cost,) = judge(toy(metric="cost.area_ratio"), swept({13: 0.1, 15: 0.2, 17: 1.5, 19: 1.6}, **area))[0].break_even
     assert (cost.limit, cost.rising, cost.condition) == (15, False, "")
-    assert "15 is the most that keeps the bound, the proposal has" in next(sentences([cost]))
+    assert "15 is the most that meets the bound, the proposal has" in next(sentences([cost]))
     (holes,) = judge(toy(), swept({13: 1.9, 15: 0.5, 17: 1.4, 19: 0.3}))[0].break_even
     assert holes.limit == 19
-    assert next(sentences([holes])).endswith("the proposal has 20; 15 keeps it too, but not every value between does")
+    assert next(sentences([holes])).endswith("the proposal has 20; 15 meets it too, but not every value between does")
     both = swept({17: 0.9, 19: 0.5}) + swept({17: 1.1, 19: 0.9}, tensors="uniform")
     found = judge(toy(), both)[0].break_even
     assert [(b.condition, b.limit) for b in found] == [("normal data", 17), ("uniform data", 19)]
@@ -115,12 +115,12 @@ def test_values_without_an_order_have_no_cheapest_one():
     about = SimpleNamespace(proposed=lambda: spelled, sweep=SimpleNamespace(field="a.format", across=None))
     assert _swept_value(about) == "{'mode': 'json'}"
     assert next(sentences([found])) == (
-        "stages.fuse.rounding: toward-zero and down keep the bound on normal data, up does not; the proposal "
+        "stages.fuse.rounding: toward-zero and down meet the bound on normal data, up does not; the proposal "
         "has toward-zero"
     )
     (one,) = judge(toy(text), swept({"toward-zero": 1.5, "down": 0.4, "up": 1.5}))[0].break_even
     assert next(sentences([one])) == (
-        "stages.fuse.rounding: down keeps the bound on normal data, toward-zero and up do not; the proposal has toward-zero"
+        "stages.fuse.rounding: down meets the bound on normal data, toward-zero and up do not; the proposal has toward-zero"
     )
 
 
@@ -128,17 +128,17 @@ def test_break_even_in_words():
     """Sentences state the values searched rather than those tried, the most for costs, and lists as lists."""
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}
     searched = BreakEven(**about, among="1 to 40")
-    assert list(sentences([searched])) == ["bits: 40, tried of 1 to 40, does not keep the bound"]
+    assert list(sentences([searched])) == ["bits: 40, tried of 1 to 40, does not meet the bound"]
     searched = BreakEven(**about | {"tried": {"20": 2.0, "40": 2.0}}, among="1 to 40")
-    assert list(sentences([searched])) == ["bits: 20 and 40, tried of 1 to 40, do not keep the bound"]
-    assert list(sentences([BreakEven(**about)])) == ["bits: 40, the only value tried, does not keep the bound"]
+    assert list(sentences([searched])) == ["bits: 20 and 40, tried of 1 to 40, do not meet the bound"]
+    assert list(sentences([BreakEven(**about)])) == ["bits: 40, the only value tried, does not meet the bound"]
     two = BreakEven(**about | {"tried": {"13": 3.0, "40": 2.0}})
-    assert list(sentences([two])) == ["bits: no value from 13 to 40 keeps the bound"]
+    assert list(sentences([two])) == ["bits: no value from 13 to 40 meets the bound"]
     tried = about | {"tried": {"13": 3.0, "20": 2.5, "40": 2.0}, "condition": "normal data"}
-    assert list(sentences([BreakEven(**tried)])) == ["bits: no value from 13 to 40 keeps the bound on normal data"]
+    assert list(sentences([BreakEven(**tried)])) == ["bits: no value from 13 to 40 meets the bound on normal data"]
     cost = BreakEven(parameter="p", own=1, limit=2, tried={}, holds=("1", "2", "5", "9"), rising=False)
     assert list(sentences([cost])) == [
-        "p: 2 is the most that keeps the bound, the proposal has 1; 5 and 9 keep it too, but not every value between does"
+        "p: 2 is the most that meets the bound, the proposal has 1; 5 and 9 meet it too, but not every value between does"
     ]
     assert [listed(w) for w in (["a"], ["a", "b"], ["a", "b", "c"], [])] == ["a", "a and b", "a, b and c", ""]
 
@@ -179,12 +179,12 @@ def test_bisection_finds_the_least_number_that_keeps_the_bound(limit):
 
 
 def test_a_value_that_keeps_the_bound_where_the_last_one_does_not_is_named():
-    """In front of a narrow register 13 bits may keep a bound that 40 do not; without a value of its own 40 alone is tried."""
+    """In front of a narrow register 13 bits may meet a bound that 40 do not; without a value of its own 40 alone is tried."""
     claim = Claim(metric=ERROR, at_most=1)
     search = Search("bits", 13, "normal data", BITS, None, bisected=True)
     found, asked = run(fewest(claim, search), lambda n: 0.5 if n == 13 else 1.5)
     assert (found.limit, found.holds, asked) == (None, ("13",), [40, 13])
-    assert next(sentences([found])) == "bits: 13 keeps the bound on normal data, 40 does not; the proposal has 13"
+    assert next(sentences([found])) == "bits: 13 meets the bound on normal data, 40 does not; the proposal has 13"
     for own in (40, 64, "all"):
         _, asked = run(fewest(claim, replace(search, own=own)), lambda n: 1.5)
         assert asked == [40]

@@ -46,7 +46,7 @@ def simulated(true, spread, times=300):
 
 
 def test_a_true_claim_over_many_figures_is_refuted_at_most_one_time_in_twenty():
-    """All 69 keep the bound by 0.5 %, known to 3 %: where the first sample alone decided, seven in ten were refuted."""
+    """All 69 meet the bound by 0.5 %, known to 3 %: where the first sample alone decided, seven in ten were refuted."""
     shares = simulated([0.995] * 69, 0.03)
     assert shares["refuted"] <= 0.05 + 2 * sqrt(0.05 * 0.95 / 300)
     on_the_bound = simulated([1.0] * 20, 0.03)
@@ -54,7 +54,7 @@ def test_a_true_claim_over_many_figures_is_refuted_at_most_one_time_in_twenty():
 
 
 def test_a_false_claim_is_supported_at_most_one_time_in_twenty():
-    """One figure breaks the bound by 0.1 %, the others keep it with ease; by 20 % it is found out."""
+    """One figure violates the bound by 0.1 %, the others keep it with ease; by 20 % it is found out."""
     assert simulated([1.001] + [0.5] * 5, 0.03)["supported"] <= 0.05 + 2 * sqrt(0.05 * 0.95 / 300)
     assert simulated([1.2] + [0.5] * 5, 0.03, 50)["refuted"] == 1
     assert simulated([0.8] * 69, 0.03, 20)["supported"] == 1

@@ -49,7 +49,7 @@ def test_too_small_a_sample_says_how_to_sample_more():
     counted = figure(0.5, None, None, metric="cost.area_ratio", kind="modelled", workload="", tensors="")
     assert verdict(counted, metric="cost.area_ratio").judgement == "supported"
     found = verdict(counted, metric="cost.area_ratio", at_most=0.4)
-    assert (found.judgement, found.reason) == ("refuted", "its whole interval breaks the bound")
+    assert (found.judgement, found.reason) == ("refuted", "its whole interval violates the bound")
 
 
 def test_an_infinite_error_meets_a_lower_bound():
@@ -77,7 +77,7 @@ def test_the_margin_is_in_parts_of_the_nearer_bound():
 
 
 def test_one_figure_that_breaks_refutes_all_and_one_in_doubt_leaves_all_open():
-    """Every covered figure must keep the bound: not any."""
+    """Every covered figure must meet the bound: not any."""
     good, bad, open_ = figure(0.5, place=0), figure(1.5, place=1), figure(1.0, 0.9, 1.1, place=2)
     found = verdict(good, bad, open_)
     assert (found.judgement, found.deciding, found.covered) == ("refuted", bad, 3)
@@ -91,9 +91,9 @@ def test_the_figure_that_decides_is_the_one_that_breaks_for_certain():
     certain, doubtful = figure(1.2, 1.1, 1.3, place=1), figure(3.0, 0.2, 9.0, place=2)
     found = verdict(certain, doubtful, figure(1.15, 1.05, 1.2, place=3))
     assert found.deciding == certain
-    assert found.reason.startswith("its whole interval breaks the bound (")
+    assert found.reason.startswith("its whole interval violates the bound (")
     assert f"({doubtful.workload}, {doubtful.tensors} looks worse, but is not certain)" in found.reason
-    assert verdict(certain, figure(1.1, 0.9, 1.2, place=2)).reason == "its whole interval breaks the bound"
+    assert verdict(certain, figure(1.1, 0.9, 1.2, place=2)).reason == "its whole interval violates the bound"
     assert verdict(figure(None, None, None), certain).reason == "outputs are not finite"
 
 
@@ -115,7 +115,7 @@ def test_the_figure_that_decides_breaks_the_bound_by_its_nearer_end():
 
 
 def test_undetermined_names_the_figure_that_reaches_farthest():
-    """Of several in doubt the one whose interval breaks the bound most; what cannot be compared comes before it."""
+    """Of several in doubt the one whose interval violates the bound most; what cannot be compared comes before it."""
     near, far = figure(1.0, 0.9, 1.1, place=1), figure(0.9, 0.5, 1.9, place=2)
     assert verdict(near, far, figure(0.1, place=3)).deciding == far
     assert verdict(near, far).reason == "the bound lies inside the interval"
@@ -136,15 +136,15 @@ def test_a_captured_tile_without_an_interval_says_why():
 def test_a_reservation_about_the_deciding_figure_is_part_of_the_reason():
     """It stands after the reason, and that of another figure does not."""
     own, other = figure(0.9, caveat="of one chip"), figure(0.5, place=1, caveat="not this")
-    assert verdict(own, other).reason == "the worst figure keeps the bound with its whole interval; of one chip"
+    assert verdict(own, other).reason == "the worst figure meets the bound with its whole interval; of one chip"
 
 
 def test_an_interval_beyond_the_bound_that_does_not_refute_says_why():
-    """At 95 % it breaks the bound, at the level for many figures it does not: the reason does not claim a bound inside."""
+    """At 95 % it violates the bound, at the level for many figures it does not: the reason does not claim a bound inside."""
     beyond = figure(1.2, 1.05, 1.35)
     found = decide(toy().claims[0], [], [claims.Tested(Measured(beyond, read(beyond)), read(figure(1.2, 0.95, 1.45)))])
     assert found[0] == "undetermined"
-    assert found[2] == "its whole interval breaks the bound, which one of so many figures may do by chance"
+    assert found[2] == "its whole interval violates the bound, which one of so many figures may do by chance"
 
 
 def test_figures_are_covered_by_workload_tensors_variant_and_value():

@@ -1,4 +1,4 @@
-"""What does not keep a bound is measured again on fresh seeds."""
+"""What does not meet a bound is measured again on fresh seeds."""
 
 from toy_evidence import BYTES, ERROR, PLACES, TEXT, Lab, against, figure, software, toy, verdict
 
@@ -21,7 +21,7 @@ def test_what_does_not_keep_the_bound_is_measured_again_on_fresh_seeds():
     assert [c.variant for c in question.compared] == ["proposal"]
     assert question.proposal == toy()
     assert found.reason == (
-        "the worst figure keeps the bound with its whole interval; 1 of 2 figures measured again on fresh seeds"
+        "the worst figure meets the bound with its whole interval; 1 of 2 figures measured again on fresh seeds"
     )
     assert verdict(figure(1.3, 1.2, 1.4), ask=Lab(p0=(1.3, 0.1))).judgement == "refuted"
     found = verdict(figure(1.3, 1.2, 1.4), ask=Lab(p0=(1.02, 0.1)))
@@ -47,7 +47,7 @@ def test_what_is_measured_again_is_the_swept_value_that_is_claimed():
 
 
 def test_the_more_is_measured_again_the_wider_the_interval_that_refutes():
-    """Of two, each is held against 97.5 %: what breaks the bound at 95 % alone does not refute."""
+    """Of two, each is held against 97.5 %: what violates the bound at 95 % alone does not refute."""
     lab = Lab(p0=(1.12, 0.1), p1=(1.0, 0.05))
     first = [figure(1.3, 1.2, 1.4, place=i) for i in range(2)]
     found = verdict(*first, ask=lab)

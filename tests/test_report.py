@@ -97,7 +97,7 @@ def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():
     said = {line.question: line.answers for line in summary.lines(result(verdicts=verdicts))}
     assert said["How sure"] == (
         "the verdicts rest on 2 computed and 1 modelled figures; brackets are 95 % intervals, or ranges over other assumptions",
-        "2 figures that looked bad were measured again on fresh seeds",
+        "2 doubtful figures were measured again on fresh seeds",
         "undetermined: claim 3",
     )
     assert said["What would change it"] == (

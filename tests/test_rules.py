@@ -66,7 +66,7 @@ def test_a_register_that_limits_the_sums_is_named():
     hopper = load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
     (text,) = said(rules.register_limits, result(verdicts=(none,), proposed=hopper))
     assert text.startswith(
-        "More fraction bits alone do not keep claim 1 on all data, because stage fuse rounds to e8m13"
+        "More fraction bits alone do not make claim 1 hold on all data, because stage fuse rounds to e8m13"
     )
     blackwell = load("blackwell.tcgen05.m128n128k32.kind::f8f6f4.f32.e4m3.e4m3")
     assert said(rules.register_limits, result(verdicts=(none,), proposed=blackwell)) == []
@@ -88,7 +88,7 @@ def test_bits_that_no_claim_needs_are_named_with_their_area():
     held = (verdict("supported", break_even=(bits(25, 11),)), verdict("supported", break_even=(bits(25, 17),)))
     (text,) = said(rules.unused_precision, result(*areas, verdicts=held))
     assert text.startswith(
-        "stages.fuse.fraction_bits 17 instead of 25 keeps every claim that depends on it, with ×1.5 of today's unit area"
+        "stages.fuse.fraction_bits 17 instead of 25 is enough for every claim that depends on it, with ×1.5"
     )
     lost = (*held, verdict("refuted", break_even=(bits(25, None),)))
     assert said(rules.unused_precision, result(*areas, verdicts=lost)) == []
@@ -104,10 +104,10 @@ def test_an_open_claim_is_told_how_many_more_seeds_would_decide_it():
     assert "no number of seeds will decide it" in text
     captured = verdict("undetermined", figure(SUMS, 0.75, half=0.5, tensors="captured"))
     (text,) = said(rules.more_samples, result(verdicts=(captured,)))
-    assert "Seeds do not change a captured tensor" in text
+    assert "More seeds do not help with a captured tensor" in text
     broken = verdict("undetermined", figure("numerics.bias", -2.0, half=0.5), metric="numerics.bias", covered=9)
     (text,) = said(rules.more_samples, result(verdicts=(broken,)))
-    assert "lies on one side of the bound 1, but so may one of 9 figures by chance" in text
+    assert "lies on one side of the bound 1, but among 9 figures one may by chance" in text
     bare = figure(SUMS, 0.9).model_copy(update={"low": None, "high": None})
     (text,) = said(rules.more_samples, result(verdicts=(verdict("undetermined", bare), verdict("undetermined", bare))))
     assert text.startswith("No interval decides claims 1 and 2")
@@ -143,7 +143,7 @@ def test_quantisation_that_hides_better_sums_is_named():
     better = (figure(SUMS, 1e-6), figure(SUMS, 1e-3, "software"))
     (text,) = said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), *better))
     assert text.startswith(
-        "Quantisation alone makes an error of 0.0499, of 0.05 in all. That sums err by 1.00e-06 instead of 0.001"
+        "Quantisation alone causes an error of 0.0499, out of 0.05 in total. That the error of sums is 1.00e-06 instead"
     )
     assert said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.03), *better)) == []
     same = (figure(SUMS, 1e-3), figure(SUMS, 1e-3, "software"))
@@ -162,7 +162,7 @@ def test_operands_in_slices_are_told_to_have_more_of_them():
     )
     found.proposal.in_slices, found.proposal.inputs = True, "fp32"
     (text,) = said(rules.quantisation_dominates, found)
-    assert text.endswith("does not show in D; more slices or products of them would.")
+    assert text.endswith("is not visible in D; more slices or products of them would improve D.")
     (text,) = said(rules.worst_place, found)
     assert text.endswith("give it more slices, or keep it in FP32.")
 
@@ -245,7 +245,7 @@ def test_power_of_two_scales_are_named_where_they_are_cheaper():
 
     (text,) = said(rules.cheaper_scales, scales(2.0, 1.4))
     assert text.startswith(
-        "UE8M0 scales, added to exponents, take 1.4 times today's area at groups of 128, instead of 2"
+        "UE8M0 scales, added to exponents, take 1.4 times today's area with groups of 128, instead of 2"
     )
     assert said(rules.cheaper_scales, scales(1.5, 1.4)) == said(rules.cheaper_scales, result()) == []
 

@@ -67,7 +67,7 @@ def test_a_claim_that_worse_sums_keep_has_the_most_bits_that_keep_it():
     (found,) = refine(about, judge(about, figures), figures, lab)
     (one,) = found.break_even
     assert (one.limit, one.rising, one.among) == (16, False, "1 to 40")
-    assert next(sentences([one])).startswith("stages.fuse.fraction_bits: 16 is the most that keeps the bound")
+    assert next(sentences([one])).startswith("stages.fuse.fraction_bits: 16 is the most that meets the bound")
     window = toy(PLAIN, at_most=2.0, at_least=1.0)
     assert refine(window, judge(window, figures), figures, lab)[0].break_even == ()
     bias = "numerics.bias"

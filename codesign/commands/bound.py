@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 QUANTITIES = {
     "worst_relative": "largest relative error R",
-    "probable_relative": "the same, but for one output in 100,000",
+    "probable_relative": "exceeded by one output in 100,000",
     "bias": "mean relative error, products of one sign",
-    "absolute": "absolute error A beside it",
-    "largest": "R S + A at the largest S of the formats",
+    "absolute": "additional absolute error A",
+    "largest": "R S + A at the largest S",
     "overflow": "no overflow for S up to",
 }
 """Quantities by their name in data."""
@@ -112,13 +112,15 @@ def remarks(limits: Bound, found: Witness | None, instruction: Instruction) -> l
     elif found is None:
         said = ["No input was found: none fits the formats."]
     else:
-        said = [f"An input found has the relative error {found.relative:.4g}, {found.attained(limits):.0%} of R."]
+        said = [
+            f"The worst input found has a relative error of {found.relative:.4g}, {found.attained(limits):.0%} of R."
+        ]
     if found and instruction.is_stochastic:
         said[0] += " All its random bits are set."
     if limits.worst and limits.inward:
         said[0] += " Every rounding is towards zero: a sum of products of one sign is never larger than exact."
     if instruction.scale is not None:
-        said.append("S has the products' scales in it. A is for scales up to 1, and grows in proportion to them.")
+        said.append("S includes the products' scales. A is for scales up to 1, and is proportional to them.")
     return said
 
 

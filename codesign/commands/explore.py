@@ -51,7 +51,7 @@ def explore(
 ) -> int:
     """Explore a space of proposals, and write its Pareto front as a page.
 
-    Results are files: a command that was killed goes on where it stopped, and a larger space computes only what is new. `work`
+    Results are files: a killed command resumes where it stopped, and a larger space computes only what is new. `work`
     computes for others, on any machine that sees the folder. `export` prints the proposal of a point. --csv has all points.
     """
     from codesign.explore import run

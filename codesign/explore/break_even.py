@@ -28,7 +28,7 @@ class Surface:
     """Axis of the columns; empty: none."""
     columns: tuple[Value, ...]
     least: bool
-    """True if larger values keep the bound, so that the least one is shown; false for the largest."""
+    """True if larger values meet the bound, so that the least one is shown; false for the largest."""
     settings: str
     """At which settings of the other axes the bound is kept, as a part of a sentence; empty: there are none."""
     rows: tuple[tuple[str, str, int | None, tuple[Value | None, ...]], ...]
@@ -82,7 +82,7 @@ def _surface(space: Space, points: Sequence[Point], objective: str, axis: str, o
     about, columns = space.objectives[objective], space.axes[other].choices if other else ("",)
     values = sorted(space.axes[axis].choices, key=lambda v: float(v))
     kept: dict[tuple[tuple[str, str], Value, Value], list[bool]] = {}
-    """Whether each setting of the remaining axes keeps the bound, by row, column and value."""
+    """Whether each setting of the remaining axes meets the bound, by row, column and value."""
     for point in points:
         column = point.settings[other] if other else ""
         for figure in point.figures.get(objective, ()):

@@ -124,7 +124,7 @@ class GemmRecipe(Spec):
     @model_validator(mode="after")
     def _possible(self) -> GemmRecipe:
         if self.instruction is not None and self.instruction.is_stochastic:
-            message = "training takes no instruction that rounds stochastically: nothing gives it a seed"
+            message = "training does not support instructions that round stochastically: no seed is passed to them"
             raise at("instruction", message=message, hint="another rounding of its registers")
         if self.instruction is None:
             if self.promote_every:
@@ -287,17 +287,17 @@ class Recipe(Spec):
         """
         if instruction.sparsity:
             raise InputError.of(
-                f"{instruction.name or 'the instruction'} is sparse, and no recipe prunes what it trains",
+                f"{instruction.name or 'the instruction'} is sparse, and no recipe prunes",
                 "`sparsity: null` for the same sums of dense tensors",
             )
         if instruction.codebook:
             raise InputError.of(
-                f"{instruction.name or 'the instruction'} looks elements up, and no recipe makes tables of what it trains",
+                f"{instruction.name or 'the instruction'} looks elements up in tables, which no recipe makes",
                 "`codebook: null` for the same sums, or a table of fixed numbers as a format",
             )
         if any(side.coarser for side in instruction.scales):
             raise InputError.of(
-                f"{instruction.name or 'the instruction'} takes several levels of scales, and a recipe's casts make one",
+                f"{instruction.name or 'the instruction'} takes several levels of scales; a recipe's casts have one",
                 "no `coarser`: the finest level alone",
             )
         changed = _fields(self)

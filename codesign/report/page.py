@@ -23,8 +23,8 @@ KINDS = (
     "from numbers in the literature or a guess, which its source names."
 )
 VERDICTS = (
-    "A claim is supported if every figure it covers keeps the bound with its whole interval. Figures that do not "
-    "keep it are measured again on fresh seeds, and the claim is refuted if one of them breaks the bound there, at a level "
+    "A claim is supported if every figure it covers meets the bound with its whole interval. Figures that do not "
+    "are measured again on fresh seeds, and the claim is refuted if one of them violates the bound there, at a level "
     "corrected for their number. Otherwise it is undetermined."
 )
 
@@ -145,19 +145,19 @@ def _break_even(found: Sequence[BreakEven]) -> Iterator[str]:
         if len(own) > 1 and all(one.limit is not None and _plain(one) for one in own):
             limits = [f"{one.limit} on {one.condition}" for one in own]
             least = "least" if own[0].rising else "most"
-            yield f"Break-even: the {least} {parameter} that keeps the bound is {listed(limits)}; the proposal has {own[0].own}"
+            yield f"Break-even: the {least} {parameter} that meets the bound is {listed(limits)}; the proposal has {own[0].own}"
         else:
             yield from (f"Break-even: {sentence}" for sentence in sentences(own))
 
 
 def _plain(found: BreakEven) -> bool:
-    """Return whether every value tried on the better side of the limit keeps the bound, and none on the worse side."""
+    """Return whether every value tried on the better side of the limit meets the bound, and none on the worse side."""
     return (
         len(
             [
                 sentence
                 for sentence in sentences([found])
-                if "keep it too" not in sentence and "keeps it too" not in sentence
+                if "meet it too" not in sentence and "meets it too" not in sentence
             ]
         )
         == 1

@@ -88,7 +88,7 @@ def claims_picture(verdicts: Sequence[Verdict]) -> StripPlot | None:
     return StripPlot(
         title="Claims against their bounds",
         strips=tuple(strips),
-        axis="← breaks the bound · times better than the bound · keeps it →",
+        axis="← violates the bound · times better than the bound · meets it →",
         log=True,
         lines=((1.0, "bound", "bound"),),
         wrong=(1.0, None),

@@ -66,7 +66,7 @@ def register_limits(result: Result) -> Iterator[Advice]:
         if narrow:
             yield Advice(
                 "A register limits",
-                f"More fraction bits alone do not keep claim {i} on all data, because stage {listed(narrow)}. Widen its "
+                f"More fraction bits alone do not make claim {i} hold on all data, because stage {listed(narrow)}. Widen its "
                 "`result` first.",
             )
 
@@ -91,7 +91,7 @@ def unused_precision(result: Result) -> Iterator[Advice]:
         )
         yield Advice(
             "More than the claims need",
-            f"{parameter} {need} instead of {own} keeps every claim that depends on it{cheaper}{conditions(found)}.",
+            f"{parameter} {need} instead of {own} is enough for every claim that depends on it{cheaper}{conditions(found)}.",
         )
 
 
@@ -116,14 +116,14 @@ def more_samples(result: Result) -> Iterator[Advice]:
         if not low <= bound <= high:
             yield Advice(
                 "Too many figures for these samples",
-                f"Claim {i} is undetermined: {interval(figure)} lies on one side of the bound {bound:g}, but so may one of "
-                f"{verdict.covered} figures by chance. More samples, or a claim on fewer GEMMs, would decide it.",
+                f"Claim {i} is undetermined: {interval(figure)} lies on one side of the bound {bound:g}, but among "
+                f"{verdict.covered} figures one may by chance. More samples, or a claim on fewer GEMMs, would decide it.",
             )
         elif figure.tensors == CAPTURED:
             yield Advice(
                 "A captured tensor decides",
-                f"Claim {i} is undetermined: {interval(figure)} on {figure.workload} contains the bound {bound:g}. Seeds "
-                "do not change a captured tensor: more of its rows, or other models, would decide.",
+                f"Claim {i} is undetermined: {interval(figure)} on {figure.workload} contains the bound {bound:g}. More "
+                "seeds do not help with a captured tensor; more of its rows, or other models, would.",
             )
         elif 1 <= times <= MOST_SEEDS:
             yield Advice(
@@ -176,12 +176,12 @@ def quantisation_dominates(result: Result) -> Iterator[Advice]:
         return
     share = quantised.value / total.value
     if sums.value is not None and sums.value < before.value / 2 and share >= 0.9:
-        finer = f"finer groups would{see(result, 'group-scaled-mma-ue4m3')}"
+        finer = f"finer groups would improve D{see(result, 'group-scaled-mma-ue4m3')}"
         yield Advice(
             "Quantisation dominates",
-            f"Quantisation alone makes an error of {number(quantised.value)}, of {number(total.value)} in all. That sums err "
-            f"by {number(sums.value)} instead of {number(before.value)} does not show in D; "
-            f"{'more slices or products of them would' if result.proposal.in_slices else finer}.",
+            f"Quantisation alone causes an error of {number(quantised.value)}, out of {number(total.value)} in total. That the "
+            f"error of sums is {number(sums.value)} instead of {number(before.value)} is not visible in D; "
+            f"{'more slices or products of them would improve D' if result.proposal.in_slices else finer}.",
         )
 
 
@@ -196,7 +196,7 @@ def worst_place(result: Result) -> Iterator[Advice]:
     if middle and found.value >= 2 * middle:
         what = "more slices" if result.proposal.in_slices else "finer groups"
         yield Advice(
-            "One place errs most",
+            "One GEMM stands out",
             f"{found.workload} on {found.tensors} tensors has a total error of {number(found.value)}, "
             f"{found.value / middle:.2g} times the median {number(middle)}: give it {what}, or keep it in "
             f"{result.proposal.inputs.upper()}.",
@@ -224,7 +224,7 @@ def casts_dominate(result: Result) -> Iterator[Advice]:
 
 def network_dominates(result: Result) -> Iterator[Advice]:
     """Say that communication takes a large part of today's step, and of the proposal's."""
-    yield from _part_of_step(result, ("network",), 0.05, "Communication shows", "communication-offload")
+    yield from _part_of_step(result, ("network",), 0.05, "Communication matters", "communication-offload")
 
 
 def small_part(result: Result) -> Iterator[Advice]:
@@ -233,8 +233,8 @@ def small_part(result: Result) -> Iterator[Advice]:
         if own.metric == "timing.layer_ceiling" and own.at is None and own.value is not None and 1 < own.value < 1.25:
             yield Advice(
                 "Amdahl's law",
-                f"A whole layer of {own.workload} becomes at most {interval(own)} times as fast, even if all that the proposal "
-                "makes faster took no time.",
+                f"A whole layer of {own.workload} becomes at most {interval(own)} times as fast, even if everything that the "
+                "proposal accelerates took no time.",
             )
 
 
@@ -249,8 +249,8 @@ def slower(result: Result) -> Iterator[Advice]:
         ):
             yield Advice(
                 "Slower than today",
-                f"The Linears of {own.workload} run at {interval(own)} times today's speed: a GEMM does not hide what the "
-                "proposal adds to it.",
+                f"The Linears of {own.workload} run at {interval(own)} times today's speed: the time that the proposal adds to "
+                "a GEMM is not hidden.",
             )
 
 
@@ -265,7 +265,7 @@ def cheaper_scales(result: Result) -> Iterator[Advice]:
     if at and at < 0.9 * own.y[0]:
         yield Advice(
             "Cheaper scales",
-            f"UE8M0 scales, added to exponents, take {number(at)} times today's area at groups of {own.x[0]:g}, instead of "
+            f"UE8M0 scales, added to exponents, take {number(at)} times today's area with groups of {own.x[0]:g}, instead of "
             f"{number(own.y[0])}{see(result, 'group-scaled-mma-ue8m0')}.",
         )
 

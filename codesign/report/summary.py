@@ -171,7 +171,7 @@ def _certainty(result: Result) -> Iterator[str]:
         yield f"the verdicts rest on {listed(said)} {figures}; brackets are 95 % intervals, or ranges over other assumptions"
     again = sum(v.again for v in result.verdicts)
     if again:
-        figures = "1 figure that looked bad was" if again == 1 else f"{again} figures that looked bad were"
+        figures = "1 doubtful figure was" if again == 1 else f"{again} doubtful figures were"
         yield f"{figures} measured again on fresh seeds"
     still = [str(i) for i, v in enumerate(result.verdicts, 1) if v.judgement == "undetermined"]
     if still:
@@ -223,7 +223,7 @@ def by_parameter(found: Sequence[BreakEven]) -> dict[str, list[BreakEven]]:
 
 
 def needed(found: Sequence[BreakEven]) -> int | float | None:
-    """Return the value of one parameter that keeps the bound under every condition; None if there is none."""
+    """Return the value of one parameter that meets the bound under every condition; None if there is none."""
     limits = [one.limit for one in found if isinstance(one.limit, int | float)]
     if len(limits) < len(found):
         return None
@@ -237,7 +237,7 @@ def conditions(found: Sequence[BreakEven]) -> str:
 
 
 def reach(found: Sequence[BreakEven]) -> dict[str, tuple[int | float, int | float, str]]:
-    """Return by parameter the better value that would keep the bound, the proposal's own, and the conditions."""
+    """Return by parameter the better value that would meet the bound, the proposal's own, and the conditions."""
     within = {}
     for parameter, own in by_parameter(found).items():
         need, value = needed(own), own[0].own

@@ -42,12 +42,12 @@ def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) ->
     except ValidationError as error:
         fault = error.errors()[0]
         hint = fault.get("ctx", {}).get("hint", "")
-        raise InputError.of(f"a model cannot be cast to the operands of {name}: {fault['msg']}", hint) from None
+        raise InputError.of(f"models cannot run on {name}: {fault['msg']}", hint) from None
     for gemm in recipe.gemms:
         for cast in (getattr(gemm, field) for field, _ in gemm.OPERANDS):
             if cast and (why := uncast(cast, gemm.tensor_scale)):
                 hint = "`numerics` of `codesign evaluate` casts the tensors of GEMMs in any way"
-                raise InputError.of(f"a model cannot be cast to the operands of {name}: {why}", hint)
+                raise InputError.of(f"models cannot run on {name}: {why}", hint)
     return recipe
 
 

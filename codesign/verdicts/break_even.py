@@ -159,21 +159,21 @@ def sentences(found: Sequence[BreakEven]) -> Iterator[str]:
             least = "least" if one.rising else "most"
             others = [t for t in one.holds if _beyond(t, one)]
             gap = (
-                f"; {listed(others)} {'keeps' if len(others) == 1 else 'keep'} it too, but not every value between does"
+                f"; {listed(others)} {'meets' if len(others) == 1 else 'meet'} it too, but not every value between does"
                 if others
                 else ""
             )
-            yield f"{one.parameter}: {one.limit} is the {least} that keeps the bound{where}, {own}{gap}"
+            yield f"{one.parameter}: {one.limit} is the {least} that meets the bound{where}, {own}{gap}"
         elif one.holds:
             worse = [t for t in tried if t not in one.holds]
-            keep = "keeps" if len(one.holds) == 1 else "keep"
+            meet = "meets" if len(one.holds) == 1 else "meet"
             does = "does" if len(worse) == 1 else "do"
-            yield f"{one.parameter}: {listed(one.holds)} {keep} the bound{where}, {listed(worse)} {does} not; {own}"
+            yield f"{one.parameter}: {listed(one.holds)} {meet} the bound{where}, {listed(worse)} {does} not; {own}"
         elif one.among or len(tried) == 1:
             of = f"tried of {one.among}" if one.among else "the only value tried"
-            yield f"{one.parameter}: {listed(tried)}, {of}, {'does' if len(tried) == 1 else 'do'} not keep the bound{where}"
+            yield f"{one.parameter}: {listed(tried)}, {of}, {'does' if len(tried) == 1 else 'do'} not meet the bound{where}"
         else:
-            yield f"{one.parameter}: no value from {tried[0]} to {tried[-1]} keeps the bound{where}"
+            yield f"{one.parameter}: no value from {tried[0]} to {tried[-1]} meets the bound{where}"
 
 
 def _beyond(value: str, found: BreakEven) -> bool:

@@ -1,8 +1,8 @@
 """Judgement of claims: a bound, the figures it covers, and the figure that decides.
 
-A claim is supported if every figure it covers keeps the bound with its whole interval. Since all must, no correction for
-their number is needed. Among many figures some miss a bound by chance. Sampled figures that do not keep the bound are
-therefore measured again on fresh seeds, and the claim is refuted if one of these R figures breaks the bound with an interval
+A claim is supported if every figure it covers meets the bound with its whole interval. Since all must, no correction for
+their number is needed. Among many figures some miss a bound by chance. Sampled figures that do not meet the bound are
+therefore measured again on fresh seeds, and the claim is refuted if one of these R figures violates the bound with an interval
 of level 1 - 5 %/R. A true claim is refuted, and a false one supported, at most one time in twenty.
 """
 
@@ -105,7 +105,7 @@ def _covered(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Ite
 
 @dataclass(frozen=True)
 class Tested:
-    """A figure that did not keep the bound at first, with the reading that may refute the claim."""
+    """A figure that did not meet the bound at first, with the reading that may refute the claim."""
 
     measured: Measured
     """Figure, from fresh seeds if it was measured again."""
@@ -202,18 +202,18 @@ def decide(claim: Claim, kept: Sequence[Measured], tested: Sequence[Tested]) -> 
     doubtful = [m for m in now if not keeps(claim, m.reading)]
     if not doubtful:
         worst = max(now, key=lambda m: excess(claim, m.reading.value))
-        return "supported", worst, "the worst figure keeps the bound with its whole interval"
+        return "supported", worst, "the worst figure meets the bound with its whole interval"
     reason, those = _open(doubtful)
     decides = max(those, key=lambda m: farthest(claim, m.reading))
     if breaks(claim, decides.reading):
-        reason = "its whole interval breaks the bound, which one of so many figures may do by chance"
+        reason = "its whole interval violates the bound, which one of so many figures may do by chance"
     return "undetermined", decides, reason
 
 
 def _broken(claim: Claim, decides: Measured, tested: Sequence[Measured]) -> str:
     """Return the reason for a refutation, with any figure that looks worse than the deciding one but is not certain."""
     worst = max(tested, key=lambda m: excess(claim, m.reading.value))
-    reason = "outputs are not finite" if decides.certain else "its whole interval breaks the bound"
+    reason = "outputs are not finite" if decides.certain else "its whole interval violates the bound"
     if excess(claim, worst.reading.value) > excess(claim, decides.reading.value):
         where = f"{worst.figure.workload}, {worst.figure.tensors}"
         reason += f" ({where} looks worse, but is not certain)"
@@ -251,7 +251,7 @@ def _margin(claim: Claim, value: float) -> float | None:
 def bars(claim: Claim, judgement: Judgement, figure: Figure) -> tuple[Bar, ...]:
     """Return a bar for each assumption of the deciding figure, with the cases that reverse the verdict.
 
-    A case reverses the verdict if its whole interval breaks the bound of a supported claim, or keeps that of a refuted one.
+    A case reverses the verdict if its whole interval violates the bound of a supported claim, or keeps that of a refuted one.
     Assumptions with such a case come first, then the longest bars.
     """
     opposite = {"supported": breaks, "refuted": keeps}.get(judgement)

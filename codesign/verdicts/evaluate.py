@@ -127,8 +127,8 @@ def _method(verdicts: Sequence[Verdict], sampling: Sampling) -> Iterator[str]:
         first = sampling.fresh()
         last = max(first.fresh().seeds)
         yield (
-            f"Figures that did not keep a claim's bound were measured again on seeds {min(first.seeds)} to {last}, on which "
-            "nothing else was computed. A claim is refuted where one of R such figures breaks the bound at level 1 - 5 %/R."
+            f"Figures that did not meet a claim's bound were measured again on seeds {min(first.seeds)} to {last}, on which "
+            "nothing else was computed. A claim is refuted where one of R such figures violates the bound at level 1 - 5 %/R."
         )
 
 

@@ -189,7 +189,7 @@ def decided(found: Reading) -> bool:
 
 
 def keeps(claim: Claim, found: Reading) -> bool:
-    """Return whether the whole interval keeps the bounds."""
+    """Return whether the whole interval meets the bounds."""
     return decided(found) and farthest(claim, found) <= 0
 
 

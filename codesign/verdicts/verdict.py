@@ -30,12 +30,12 @@ class BreakEven(Spec):
     own: int | float | str
     """Value in the proposal."""
     limit: int | float | str | None
-    """Cheapest value that keeps the bound, interval included, together with all better ones; None: the best value tried does
+    """Cheapest value that meets the bound, interval included, together with all better ones; None: the best value tried does
     not, or values of this parameter have no order."""
     tried: dict[str, float | None]
     """Figure at each value tried."""
     holds: tuple[str, ...] = ()
-    """Tried values that keep the bound."""
+    """Tried values that meet the bound."""
     among: str = ""
     """Range searched, if not every value of it was tried."""
     condition: str = ""
@@ -65,4 +65,4 @@ class Verdict(Spec):
     bars: tuple[Bar, ...] = ()
     """Range of the deciding figure under each changed assumption, the largest effect first."""
     break_even: tuple[BreakEven, ...] = ()
-    """Values of the proposal's own parameters that would keep the bound."""
+    """Values of the proposal's own parameters that would meet the bound."""

@@ -153,9 +153,7 @@ def _width(spec: Instruction) -> int:
 def check(spec: Instruction) -> None:
     """Raise InputError for an instruction whose trace is too large for a C model, or with a running value of two registers."""
     if spec.remainder:
-        message = (
-            f"{spec.name}: a `remainder` goes from one instruction to the next, and the C model has no place for it"
-        )
+        message = f"{spec.name}: a `remainder` is carried from one instruction to the next, which the C model does not support"
         raise InputError.of(
             message, "the instruction without `remainder`; `codesign vectors` has the golden model's results"
         )

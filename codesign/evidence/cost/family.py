@@ -46,17 +46,17 @@ def sentences(proposal: Proposal, today: CostRecord) -> Iterator[str]:
     for words, kept in keep.items():
         cheapest.setdefault(describe(kept[0], today) if kept else "none", []).append(words)
     for member, bounds in cheapest.items():
-        yield f"Cheapest member of the family with {listed(bounds)}: {member}."
+        yield f"Cheapest design of the family with {listed(bounds)}: {member}."
     every = [p for p in family if all(p in kept for kept in keep.values())]
     as_software = next(p for p in family if all(p.accumulation[t] <= software[t] for t in software))
-    count = f"all {len(keep)} claims that errors at K = {sweep.SUMMED} and areas decide"
+    count = f"all {len(keep)} claims on areas and on errors at K = {sweep.SUMMED}"
     all_kept = (
-        f"{every[0].label} is the cheapest member of the family that keeps {count}"
+        f"{every[0].label} is the cheapest design of the family that meets {count}"
         if every
-        else f"No member of the family keeps {count}"
+        else f"No design of the family meets {count}"
     )
     extra = 100 * (ratio(as_software, today) - 1)
-    yield f"{all_kept}; at software's accuracy the family costs {extra:.0f} % over today's unit ({as_software.label})."
+    yield f"{all_kept}; the cheapest one as accurate as software ({as_software.label}) costs {extra:.0f} % over today's unit."
 
 
 def _keeps(point: Point, claim: Claim, today: CostRecord, software: dict[str, float]) -> bool | None:

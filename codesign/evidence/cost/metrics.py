@@ -53,25 +53,25 @@ METRICS = (
     _metric(
         "cost.extra_cycles",
         "added latency",
-        "further cycles of latency of the proposed dot-product unit, registers after as many gates as in the base",
+        "extra latency of the proposed dot-product unit, with as many gates per pipeline stage as the base",
         unit="cycles",
         topic="latency",
     ),
     _metric(
         "cost.cycle_ratio",
         "cycle time over today's",
-        "least cycle time of the proposed dot-product unit over the base's, registers after as many gates",
+        "shortest cycle time of the proposed dot-product unit over the base's, with as many gates per pipeline stage",
     ),
     _metric(
         "cost.extra_register_bits",
         "added pipeline registers",
-        "further pipeline register bits for as many products as the base's unit sums, registers after as many gates",
+        "extra pipeline register bits for as many products as the base's unit sums, with as many gates per pipeline stage",
         unit="bit",
     ),
     _metric(
         "cost.extra_loop_cycles",
         "added latency of accumulation",
-        "further cycles from C to D, which other elements of D have to fill, registers after as many gates as in the base",
+        "extra cycles from C to D, to be filled with other elements of D, with as many gates per pipeline stage as the base",
         unit="cycles",
     ),
     _metric(
@@ -94,7 +94,7 @@ METRICS = (
     _metric(
         "cost.operand_bits",
         "bits of an operand's element",
-        "bits of an element of A or B as stored, with its share of the scales of all levels, the mean of both operands",
+        "bits of an element as stored, including its share of the scales of all levels, mean of A and B",
         unit="bit",
         topic="bytes",
     ),

@@ -59,7 +59,7 @@ def waterfall(proposal: Proposal) -> tuple[Plot, ...]:
     plot = Plot(
         kind="modelled",
         name="cost-attribution",
-        title="What each idea costs",
+        title="Area added by each change",
         caption="Area per product over today's unit after each idea, in the neutral library. Each bar is a design that was "
         "mapped and compared with the model; the last is with pipeline registers, over today's with its own.",
         x_label="",

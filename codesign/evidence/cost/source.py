@@ -98,7 +98,7 @@ def _finding(proposal: Proposal, kin: tuple[str, ...]) -> tuple[str, ...]:
     """Return a sentence on what each idea of the proposal costs, and the last of those on its family."""
     parts = parts_of(proposal.today, proposal.proposed(), "neutral")
     split = ", ".join(f"{IDEAS[idea]} {part:+.2f}" for idea, part in parts.items())
-    words = (f"What each idea adds to the area of the unit, today's being 1: {split}.",) if len(parts) > 1 else ()
+    words = (f"Area that each change adds, relative to today's unit: {split}.",) if len(parts) > 1 else ()
     return (*words, *kin[-1:])
 
 

@@ -19,8 +19,8 @@ METRICS = (
     _metric(
         "numerics.output_error",
         "error of the rounded D",
-        "error of D as it leaves the GEMM (BF16 in fprop and dgrad, FP32 in wgrad) against the exact product of the "
-        "quantised operands, relative Frobenius",
+        "relative Frobenius error of D as it leaves the GEMM (BF16 in fprop and dgrad, FP32 in wgrad) against the exact "
+        "product of the quantised operands",
         of_sums=True,
     ),
     _metric(
@@ -51,8 +51,8 @@ METRICS = (
     _metric(
         "numerics.median_row_error",
         "total error of the median row",
-        "median over rows of D of the relative Frobenius error of a row, as in total_error: what a row sees where a "
-        "few rows hold most of the norm",
+        "median over rows of D of a row's relative Frobenius error, as in total_error: representative where a few rows "
+        "hold most of the norm",
     ),
     _metric(
         "numerics.quantisation_error",
@@ -77,8 +77,8 @@ METRICS = (
     _metric(
         "numerics.p95_error",
         "error of 95 % of outputs",
-        "accumulation error that 95 % of outputs stay under, over the root mean square of the exact product; unlike "
-        "a largest error it does not grow with the outputs looked at",
+        "95th percentile of the outputs' accumulation error, over the root mean square of the exact product; unlike a "
+        "maximum it does not grow with the number of outputs",
         of_sums=True,
     ),
     _metric(
@@ -99,14 +99,14 @@ METRICS = (
     _metric(
         "numerics.underflow_share",
         "underflow",
-        "share of nonzero elements that are quantised to zero, of the operand with the larger one",
+        "share of nonzero elements that are quantised to zero, for the operand with the larger share",
         share=True,
     ),
     _metric(
         "numerics.overflow_share",
         "overflow",
-        "share of elements cut to the largest number, of the operand with the larger one, plus the share of outputs "
-        "that are infinite or NaN, or stand at the largest number of an accumulator that saturates; at most 1 in all",
+        "share of elements clipped to the largest number, for the operand with the larger share, plus the share of "
+        "outputs that are infinite, NaN or at the largest number of a saturating accumulator; at most 1",
         share=True,
     ),
 )

@@ -157,9 +157,9 @@ def check(spec: Instruction) -> None:
             )
         if stage.aligned and stage.exponent is not None:
             raise InputError.of(
-                f"{spec.name}: stage `{name}` aligns to its largest term and goes up with the fixed `exponent` "
-                f"{stage.exponent}: no adder has the places for both, so it is not supported in hardware",
-                "an exact sum may have a fixed exponent; an aligned one goes up with its own",
+                f"{spec.name}: stage `{name}` aligns to its largest term and is passed on with the fixed `exponent` "
+                f"{stage.exponent}: one adder cannot do both, so it is not supported in hardware",
+                "an exact sum may have a fixed exponent; an aligned one is passed on with its own",
             )
         if stage.interleave and spec.span % stage.dealt:
             raise InputError.of(
