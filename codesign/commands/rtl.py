@@ -82,7 +82,9 @@ def rtl(
 
 def _show(proof: ProofRecord) -> None:
     """Print what is proved of each block, and of the whole."""
-    rows = [(b.block, b.status, str(b.theorems), str(b.places), f"{b.seconds:.1f}") for b in proof.blocks]
+    rows: list[tuple[str, ...]] = [
+        (b.block, b.status, str(b.theorems), str(b.places), f"{b.seconds:.1f}") for b in proof.blocks
+    ]
     rows += [(name, "tested only", "", "", "") for name in proof.open]
     if proof.mapped:
         rows.append(("mapped netlist", proof.mapped.status, "", "", f"{proof.mapped.seconds:.1f}"))
