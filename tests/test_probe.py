@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from codesign.probe.compiled_box import FUNCTION
 from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import canonical
-from codesign.probe.questions import adversarial, experiments, mutated
+from codesign.probe.questions import adversarial, experiments, mutated, rewritten
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
 from codesign.probe.stand_ins import absorbed, split
 from isa_model.array_codec import encode_array, to_codes
@@ -38,6 +40,11 @@ from isa_model.matmul import matmul
 from isa_model.operand_fields import Scaling
 from isa_model.sparse import elements
 from isa_model.stage import Register, Stage
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from outside_boxes import BOXES
+from random_specs import random_specs
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
 INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
@@ -147,6 +154,33 @@ def test_a_box_with_noise_is_refused_with_two_answers_to_one_question(share):
     assert found.verdict == "refused"
     assert "same question differently" in found.reason
     assert len(set(found.witness["answers"])) == 2
+
+
+@pytest.mark.parametrize("name", ["random order", "depends on history"])
+def test_a_box_that_is_no_function_of_its_operands_is_refused_at_once(name):
+    """Sums in another order each time, and a register that is not cleared, need no search."""
+    found = probe(BOXES[name](), seconds=100.0)
+    assert (found.verdict, found.counts["hypotheses"]) == ("refused", 0)
+    assert len(set(found.witness["answers"])) == 2
+
+
+@pytest.mark.parametrize("name", ["depends on position", "lookup error"])
+def test_a_box_with_a_wrong_product_is_refused_at_once(name):
+    """A product that is another one when A and B change places is in no spec: one product shows it."""
+    found = probe(BOXES[name](), seconds=100.0)
+    assert found.verdict == "refused"
+    assert "change places or signs" in found.reason
+    assert len(found.witness["terms"]) == len(found.witness["other terms"]) == 1
+    assert len(set(found.witness["answers"])) == 2
+
+
+def test_every_spec_answers_alike_when_operands_change_places_or_signs():
+    """What a box is refused for at once is in no spec of the language."""
+    rng = np.random.default_rng(4)
+    for spec in random_specs(40):
+        lines = adversarial(Signature(spec), rng, 400)
+        others = rewritten(Signature(spec), rng, lines)
+        assert (answers(spec, lines) == answers(spec, others)).all()
 
 
 def test_a_box_outside_the_language_has_a_witness_of_few_operands():

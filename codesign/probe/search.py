@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from codesign.probe.box import Lines, Recorded, Refusal
 from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
-from codesign.probe.questions import experiments, mutated
+from codesign.probe.questions import experiments, mutated, rewritten
 from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
 
+VERIFIED = 800
+"""Questions of the first round that are asked again, with others of the same products."""
 BEAM = 8
 """Structures that are refined."""
 ALONE = 0.1
@@ -52,7 +54,9 @@ class SpecSearch(Scoring):
         named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
         named.insert(0, ("zeros", self.signature.empty(1)))
         names = [name for name, lines in named for _ in lines.c]
-        self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+        asked = Lines.join([lines for _, lines in named])
+        self.session.keep(names, asked, self.session.ask(asked))
+        self.verify(self.rng.permutation(len(asked.c))[:VERIFIED])
         assert self.session.d is not None
         if ordered(self.signature.spec.accumulator, self.session.d[:1])[0]:
             told = f"{int(self.session.d[0]):#x} for zeros alone, of which every spec of the language makes a zero"
@@ -62,6 +66,14 @@ class SpecSearch(Scoring):
         for name, lines, d in self.orders.told(800):
             self.session.keep([name] * len(d), lines, d)
         self.weigh()
+
+    def verify(self, which: NDArray[np.int64]) -> None:
+        """Ask some questions again, and others of the same products. Raises Refusal if an answer is another one."""
+        pool, d = self.session.pool, self.session.d
+        if pool is None or d is None or isinstance(self.session.box, Recorded):
+            return
+        lines = pool.pick(which)
+        self.session.compare(lines, d[which], rewritten(self.signature, self.rng, lines))
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -286,6 +298,7 @@ class SpecSearch(Scoring):
         if isinstance(self.session.box, Recorded) or wrong.size > 40 or self.amplified > 5:
             return False
         assert self.session.pool is not None
+        self.verify(wrong)
         self.amplified += 1
         lines = self.asked(mutated(self.signature, self.rng, self.session.pool.pick(wrong), 300))
         d = self.session.ask(lines)
