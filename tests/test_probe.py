@@ -355,6 +355,13 @@ def test_a_search_without_time_is_no_result():
     assert "OPEN" in found.text
 
 
+def test_some_hypothesis_is_tried_however_little_time_is_left():
+    """A slow machine ends a search, but does not leave it without a start, which would read as a refusal."""
+    fit = Fit(Session(hidden(INTEGERS)), budget_s=0.0)
+    fit.ask_all()
+    assert len(fit.start()) == 1
+
+
 def test_recorded_answers_are_enough():
     """Questions that were not chosen by the probe lead to a spec too."""
     spec = load(VOLTA)

@@ -171,12 +171,14 @@ class SpecSearch(Scoring):
         self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int, share: float = 1.0
     ) -> list[Scored]:
         """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
-        scored, left = [], self.deadline - process_time()
-        for hypothesis in {json.dumps(h, sort_keys=True): h for h in hypotheses}.values():
-            if self.deadline - process_time() < left * (1.0 - share):
+        scored, seen, left = [], set(), self.deadline - process_time()
+        for hypothesis in hypotheses:
+            if scored and self.deadline - process_time() < left * (1.0 - share):
                 break
-            if (x := self.score(hypothesis, which)) is not None:
+            key = json.dumps(hypothesis, sort_keys=True)
+            if key not in seen and (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
+            seen.add(key)
         return _distinct(sorted(scored, key=lambda x: x.rank), 3)[:count]
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------

@@ -249,11 +249,11 @@ class Space:
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
                         if now is None and value.get("accumulator"):  # terms are inverted at the place of the cut
                             yield self._set(one[1], (*path, "opposing"), "complement")
-                        if (
-                            now is None and value.get("accumulator") and other == WINDOW
-                        ):  # or C is left out far below it
-                            for n in range(8, WINDOW):
-                                yield self._set(one[1], (*path, "accumulator"), {"drop_beyond": n})
+                        if now is None and other == WINDOW:  # fields that do nothing without a cut
+                            low, high = self.exponents()
+                            yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 4))
+                            drops = range(8, WINDOW if value.get("accumulator") else 0)
+                            yield from (self._set(one[1], (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
