@@ -251,8 +251,8 @@ class Space:
                             yield self._set(one[1], (*path, "opposing"), "complement")
                         if now is None and other == WINDOW:  # fields that do nothing without a cut
                             low, high = self.exponents()
-                            yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 4))
-                            drops = range(8, WINDOW if value.get("accumulator") else 0)
+                            yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))
+                            drops = range(8, WINDOW if value.get("accumulator") else 0, 2)
                             yield from (self._set(one[1], (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
