@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from codesign.__main__ import run
 from codesign.commands.app import app
 from codesign.commands.cli import register
-from codesign.probe.box import Lines, Recorded, Session, Signature, answers
+from codesign.probe.box import Lines, Recorded, Session, Signature, answers, rewritten
 from codesign.probe.boxes import (
     ExecutableBox,
     FolderBox,
@@ -29,7 +29,7 @@ from codesign.probe.compiled_box import FUNCTION
 from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import canonical
-from codesign.probe.questions import adversarial, experiments, mutated, rewritten
+from codesign.probe.questions import adversarial, experiments, mutated
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
 from codesign.probe.stand_ins import absorbed, split
 from isa_model.array_codec import encode_array, to_codes

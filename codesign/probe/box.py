@@ -150,6 +150,27 @@ def answers(spec: Instruction, lines: Lines) -> Codes:
     return dots(spec, *lines)
 
 
+def rewritten(signature: Signature, rng: np.random.Generator, pool: Lines) -> Lines:
+    """Return the questions of a pool with the same products of other operands: A and B change places, or their signs.
+
+    No spec of the language gives them other answers. Signs of normal numbers alone: other operands may be read as +0.
+    """
+    spec, a, b = signature.spec, pool.a, pool.b
+    if spec.a == spec.b:
+        change = rng.random(a.shape) < 0.5
+        a, b = np.where(change, b, a), np.where(change, a, b)
+    if spec.a.kind == spec.b.kind == "float" and spec.a.signed and spec.b.signed:
+        turn = rng.random(a.shape) < 0.5
+        for x, fmt in ((a, spec.a), (b, spec.b)):
+            least = x.dtype.type(1 << (fmt.mantissa_bits + fmt.low_padding))
+            turn &= x % x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)) >= least
+        a, b = (
+            np.where(turn, x ^ x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)), x)
+            for x, fmt in ((a, spec.a), (b, spec.b))
+        )
+    return pool._replace(a=a, b=b)
+
+
 @dataclass
 class Session:
     """A box with all that was asked of it: the questions, the answers, and the experiment that each belongs to."""
@@ -175,8 +196,9 @@ class Session:
             raise Refusal(f"the box returned {d.shape} for {len(lines.c)} questions")
         return d
 
-    def compare(self, lines: Lines, d: Codes, others: Lines) -> None:
+    def compare(self, lines: Lines, d: Codes, rng: np.random.Generator) -> None:
         """Ask questions of known answers again, and others of the same products. Raises Refusal if an answer is another one."""
+        others = rewritten(self.box.signature, rng, lines)
         again, of_others = np.split(self.ask(Lines.join([lines, others])), 2)
         for other, got, reason in ((lines, again, VARIES), (others, of_others, NO_PRODUCTS)):
             for i in np.flatnonzero(got != d)[:1]:

@@ -419,24 +419,3 @@ def mutated(signature: Signature, rng: Rng, pool: Lines, count: int) -> Lines:
         bit = np.uint64(1) << rng.integers(0, fmt.bits, x.shape, np.uint64)
         flipped.append(np.where(some, x ^ bit.astype(x.dtype), x))
     return Lines(*flipped)
-
-
-def rewritten(signature: Signature, rng: Rng, pool: Lines) -> Lines:
-    """Return the questions of a pool with the same products of other operands: A and B change places, or their signs.
-
-    No spec of the language gives them other answers. Signs of normal numbers alone: other operands may be read as +0.
-    """
-    spec, a, b = signature.spec, pool.a, pool.b
-    if spec.a == spec.b:
-        change = rng.random(a.shape) < 0.5
-        a, b = np.where(change, b, a), np.where(change, a, b)
-    if spec.a.kind == spec.b.kind == "float" and spec.a.signed and spec.b.signed:
-        turn = rng.random(a.shape) < 0.5
-        for x, fmt in ((a, spec.a), (b, spec.b)):
-            least = x.dtype.type(1 << (fmt.mantissa_bits + fmt.low_padding))
-            turn &= x % x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)) >= least
-        a, b = (
-            np.where(turn, x ^ x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)), x)
-            for x, fmt in ((a, spec.a), (b, spec.b))
-        )
-    return pool._replace(a=a, b=b)

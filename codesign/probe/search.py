@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from codesign.probe.box import Lines, Recorded, Refusal
 from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
-from codesign.probe.questions import experiments, mutated, rewritten
+from codesign.probe.questions import experiments, mutated
 from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
@@ -72,8 +72,7 @@ class SpecSearch(Scoring):
         pool, d = self.session.pool, self.session.d
         if pool is None or d is None or isinstance(self.session.box, Recorded):
             return
-        lines = pool.pick(which)
-        self.session.compare(lines, d[which], rewritten(self.signature, self.rng, lines))
+        self.session.compare(pool.pick(which), d[which], self.rng)
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -171,7 +170,9 @@ class SpecSearch(Scoring):
         self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int, share: float = 1.0
     ) -> list[Scored]:
         """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
-        scored, seen, left = [], set(), self.deadline - process_time()
+        scored: list[Scored] = []
+        seen: set[str] = set()
+        left = self.deadline - process_time()
         for hypothesis in hypotheses:
             if scored and self.deadline - process_time() < left * (1.0 - share):
                 break
