@@ -27,9 +27,15 @@ def _values(spec: Instruction, lines: Lines) -> tuple[Any, Any]:
         return a * b, c
 
 
+def _sequential(k: int) -> Instruction:
+    """Return FP32 additions of FP16 products one by one; the smaller K, the sooner a search has tried everything."""
+    data = load(TENSOR_CORE).model_dump(mode="json", exclude_none=True)
+    return Instruction.model_validate(data | {"stages": {"add": ONE_BY_ONE}, "shape": {"m": 16, "n": 8, "k": k}})
+
+
 def ones_complement() -> Box:
     """RDNA gfx1151's fault: opposing terms are negated by inverting bits without the increment (ROCm/rocm-systems 12056)."""
-    spec = load(TENSOR_CORE)
+    spec = _sequential(2)
 
     def ask(*given: Codes) -> Codes:
         products, c = _values(spec, Lines(*given))
@@ -57,14 +63,9 @@ def noise() -> Box:
     return Noise(Signature(load(TENSOR_CORE)), load(TENSOR_CORE))
 
 
-def _sequential() -> Instruction:
-    data = load(TENSOR_CORE).model_dump(mode="json", exclude_none=True)
-    return Instruction.model_validate(data | {"stages": {"add": ONE_BY_ONE}})
-
-
 def random_order() -> Box:
     """A GEMM whose products are added to C in FP32 in another order each time, as atomic additions do."""
-    spec, rng = _sequential(), np.random.default_rng()
+    spec, rng = _sequential(8), np.random.default_rng()
 
     def ask(a: Codes, b: Codes, c: Codes) -> Codes:
         order = np.argsort(rng.random(a.shape), axis=1)
@@ -104,7 +105,7 @@ def position() -> Box:
 
 def sticky_bit() -> Box:
     """FP32 additions one by one, of which those of a negative result round as if the bits beyond the guard bit were zeros."""
-    spec = _sequential()
+    spec = _sequential(1)
 
     def ask(*given: Codes) -> Codes:
         products, total = _values(spec, Lines(*given))
@@ -142,7 +143,7 @@ def lookup_error() -> Box:
 
 def flushed_below() -> Box:
     """Results below 1.5 * 2**-20 are zeros: a bound that no format of registers has."""
-    spec = load(TENSOR_CORE)
+    spec = _sequential(1)
 
     def ask(*given: Codes) -> Codes:
         d = answers(spec, Lines(*given))
