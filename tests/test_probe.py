@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from codesign.__main__ import run
 from codesign.commands.app import app
 from codesign.commands.cli import register
+from codesign.probe import search
 from codesign.probe.box import Lines, Recorded, Session, Signature, answers, rewritten
 from codesign.probe.boxes import (
     ExecutableBox,
@@ -183,16 +184,19 @@ def test_every_spec_answers_alike_when_operands_change_places_or_signs():
         assert (answers(spec, lines) == answers(spec, others)).all()
 
 
-def test_a_box_outside_the_language_has_a_witness_of_few_operands():
-    """A box whose negative results are one too low is not certified; the nearest spec and the smallest operands are shown."""
+def test_a_box_outside_the_language_has_a_witness_of_few_operands(monkeypatch):
+    """A box whose negative results are one too low is refused where more hypotheses come no nearer, with time left; the nearest
+    spec and the smallest operands are shown."""
+    monkeypatch.setattr(search, "PATIENCE", 1000)
     spec = load(VOLTA)
 
     def inverting(a, b, c):
         d = answers(spec, Lines(a, b, c))
         return d - ((d >> 31 == 1) & (d << 1 != 0) & (d & 0x7F800000 != 0x7F800000)).astype(d.dtype)
 
-    found = probe(FunctionBox(Signature(spec), inverting), seconds=1.0)
-    assert found.verdict in ("open", "refused")
+    found = probe(FunctionBox(Signature(spec), inverting), seconds=100.0)
+    assert found.verdict == "refused"
+    assert "none of 1,000 hypotheses came a tenth nearer" in found.reason
     assert found.witness["box"] != found.witness["nearest_spec"]
     assert len(found.witness["terms"]) <= 2
     assert found.verdict.upper() in found.text

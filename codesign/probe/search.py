@@ -23,6 +23,8 @@ from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
 
+PATIENCE = 50_000
+"""Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
 VERIFIED = 800
 """Questions of the first round that are asked again, with others of the same products."""
 BEAM = 8
@@ -268,6 +270,7 @@ class SpecSearch(Scoring):
         queue = [(x, 0) for x in starts]
         seen: set[str] = set()
         stuck: Counter[bytes] = Counter()
+        nearest, tried = np.inf, self.tried
         while queue and not self.is_over:
             # A wider step costs more: another hypothesis that explains somewhat less comes first.
             queue.sort(key=lambda item: (item[0].loss * 1.4 ** item[1], item[1], item[0].size))
@@ -275,6 +278,12 @@ class SpecSearch(Scoring):
             self._note(current)
             if not current.wrong.any():
                 return current
+            if current.loss < 0.9 * nearest:
+                nearest, tried = current.loss, self.tried
+            elif self.tried > tried + PATIENCE:
+                raise Refusal(
+                    f"no spec gives the box's answers, and none of {PATIENCE:,} hypotheses came a tenth nearer"
+                )
             if width == 1:
                 stuck[current.wrong.tobytes()] += 1
             if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
@@ -282,7 +291,7 @@ class SpecSearch(Scoring):
             better = steps[width](current)
             if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
-                self.best = None
+                self.best, nearest = None, np.inf
             elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
                 seen.add(key)
                 queue.append((better, 0))
