@@ -23,7 +23,7 @@ from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
 
-PATIENCE = 50_000
+PATIENCE = 200_000
 """Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
 VERIFIED = 800
 """Questions of the first round that are asked again, with others of the same products."""
