@@ -24,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from outside_boxes import BOXES  # noqa: E402
 from random_specs import random_specs  # noqa: E402
 
 from codesign.commit import commit  # noqa: E402
@@ -109,49 +110,17 @@ def one(task: tuple[str, str, Instruction, float, int]) -> dict[str, Any]:
     return row
 
 
-class OnesComplement:
-    """RDNA gfx1151's fault: opposing terms are negated by inverting bits without the increment (ROCm/rocm-systems 12056)."""
-
-    def __init__(self, signature: Signature) -> None:
-        self.signature = signature
-
-    def ask(self, lines: Lines) -> Any:
-        """Return FP32 sums of 32 fraction bits, of which negative terms are one unit too low."""
-        from isa_model.array_codec import decode_array, encode_array
-
-        spec = self.signature.spec
-        with np.errstate(all="ignore"):
-            a, b, c = (decode_array(f, x) for f, x in zip((spec.a, spec.b, spec.c_format), lines[:3], strict=True))
-            terms = np.concatenate([a * b, c[:, None]], axis=1)
-            largest = np.max(np.abs(terms), axis=1, keepdims=True)
-            unit = 2.0 ** (np.floor(np.log2(np.where(largest > 0, largest, 1.0))) - 25)
-            steps = np.floor(np.abs(terms) / unit)
-            total = np.where(terms < 0, -steps - 1, steps).sum(axis=1) * unit[:, 0]
-            return encode_array(spec.accumulator, total)
-
-
-class Noise(SpecBox):
-    """A box that now and then gives the neighbouring code."""
-
-    def ask(self, lines: Lines) -> Any:
-        """Return answers of which one in a hundred is off by one."""
-        d = super().ask(lines)
-        return d ^ (np.random.default_rng().random(d.shape) < 0.01).astype(d.dtype)
-
-
-def outside(kind: str) -> dict[str, Any]:
+def outside(kind: str, seconds: float, outputs: int) -> dict[str, Any]:
     """Probe a box that no spec of the language describes."""
-    spec = load("ampere.mma.m16n8k8.f32.f16.f16.f32")
-    box = OnesComplement(Signature(spec)) if kind == "one's complement adder" else Noise(Signature(spec), spec)
-    certificate = probe(box, 20.0, 1000)
+    certificate = probe(BOXES[kind](), seconds, outputs)
     witness = certificate.witness or {}
     row = {"kind": "outside", "name": kind, "verdict": certificate.verdict, "outcome": certificate.verdict}
-    return {**row, "reason": certificate.reason, "terms": witness.get("terms"), "c": witness.get("c")}
+    return {**row, "reason": certificate.reason, "witness": witness}
 
 
 def either(task: Any) -> dict[str, Any]:
     """Probe a hidden spec, or a box outside the language."""
-    return outside(task) if isinstance(task, str) else one(task)
+    return outside(*task[1:]) if task[0] == "outside" else one(task)
 
 
 def main() -> None:
@@ -172,7 +141,7 @@ def main() -> None:
     budget = (options.seconds, options.outputs)
     tasks: list[Any] = [("catalogue", n, load(n).dense, *budget) for n in names[: options.catalogue]]
     tasks += [("random", f"{i}", spec, *budget) for i, spec in enumerate(random_specs(options.random))]
-    tasks += ["one's complement adder", "noise"]
+    tasks += [("outside", name, *budget) for name in BOXES]
     rows: list[dict[str, Any]] = []
     command = " ".join([COMMAND, *(x for x in sys.argv[1:] if x != "--resume")])
     if options.resume and options.record.exists():
@@ -183,7 +152,7 @@ def main() -> None:
         command = "; ".join(dict.fromkeys([*before["command"].split("; "), command]))
     of_commit = commit()
     done = {(row["kind"], row["name"]) for row in rows}
-    tasks = [task for task in tasks if (("outside", task) if isinstance(task, str) else task[:2]) not in done]
+    tasks = [task for task in tasks if task[:2] not in done]
     with get_context("fork").Pool(options.processes) as pool:
         for row in pool.imap_unordered(either, tasks):
             rows.append(row)

@@ -49,6 +49,11 @@ def probed_text() -> str:
     unlike = [row["unlike"] for row in record["rows"] if outcome(row) == "listed"]
     if unlike:
         lines[-1] += f" Of the {len(unlike)} that are listed, from {min(unlike)} to {max(unlike)} outputs differ."
+    outside = [
+        [row[name] for name in ("name", "outcome", "reason")] for row in record["rows"] if row["kind"] == "outside"
+    ]
+    if outside:
+        lines += ["", table("box outside the language | verdict | reason", outside)]
     return "\n".join(lines)
 
 

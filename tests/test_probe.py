@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from typer.testing import CliRunner
 from codesign.__main__ import run
 from codesign.commands.app import app
 from codesign.commands.cli import register
-from codesign.probe.box import Lines, Recorded, Session, Signature, answers
+from codesign.probe import search
+from codesign.probe.box import Lines, Recorded, Session, Signature, answers, rewritten
 from codesign.probe.boxes import (
     ExecutableBox,
     FolderBox,
@@ -38,6 +41,11 @@ from isa_model.matmul import matmul
 from isa_model.operand_fields import Scaling
 from isa_model.sparse import elements
 from isa_model.stage import Register, Stage
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from outside_boxes import BOXES
+from random_specs import random_specs
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
 INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
@@ -149,16 +157,46 @@ def test_a_box_with_noise_is_refused_with_two_answers_to_one_question(share):
     assert len(set(found.witness["answers"])) == 2
 
 
-def test_a_box_outside_the_language_has_a_witness_of_few_operands():
-    """A box whose negative results are one too low is not certified; the nearest spec and the smallest operands are shown."""
+@pytest.mark.parametrize("name", ["random order", "depends on history"])
+def test_a_box_that_is_no_function_of_its_operands_is_refused_at_once(name):
+    """Sums in another order each time, and a register that is not cleared, need no search."""
+    found = probe(BOXES[name](), seconds=100.0)
+    assert (found.verdict, found.counts["hypotheses"]) == ("refused", 0)
+    assert len(set(found.witness["answers"])) == 2
+
+
+@pytest.mark.parametrize("name", ["depends on position", "lookup error"])
+def test_a_box_with_a_wrong_product_is_refused_at_once(name):
+    """A product that is another one when A and B change places is in no spec: one product shows it."""
+    found = probe(BOXES[name](), seconds=100.0)
+    assert found.verdict == "refused"
+    assert "change places or signs" in found.reason
+    assert len(found.witness["terms"]) == len(found.witness["other terms"]) == 1
+    assert len(set(found.witness["answers"])) == 2
+
+
+def test_every_spec_answers_alike_when_operands_change_places_or_signs():
+    """What a box is refused for at once is in no spec of the language."""
+    rng = np.random.default_rng(4)
+    for spec in random_specs(40):
+        lines = adversarial(Signature(spec), rng, 400)
+        others = rewritten(Signature(spec), rng, lines)
+        assert (answers(spec, lines) == answers(spec, others)).all()
+
+
+def test_a_box_outside_the_language_has_a_witness_of_few_operands(monkeypatch):
+    """A box whose negative results are one too low is refused where more hypotheses come no nearer, with time left; the nearest
+    spec and the smallest operands are shown."""
+    monkeypatch.setattr(search, "PATIENCE", 1000)
     spec = load(VOLTA)
 
     def inverting(a, b, c):
         d = answers(spec, Lines(a, b, c))
         return d - ((d >> 31 == 1) & (d << 1 != 0) & (d & 0x7F800000 != 0x7F800000)).astype(d.dtype)
 
-    found = probe(FunctionBox(Signature(spec), inverting), seconds=1.0)
-    assert found.verdict in ("open", "refused")
+    found = probe(FunctionBox(Signature(spec), inverting), seconds=100.0)
+    assert found.verdict == "refused"
+    assert "none of 1,000 hypotheses came a tenth nearer" in found.reason
     assert found.witness["box"] != found.witness["nearest_spec"]
     assert len(found.witness["terms"]) <= 2
     assert found.verdict.upper() in found.text
@@ -319,6 +357,13 @@ def test_a_search_without_time_is_no_result():
     assert found.verdict == "open"
     assert "time of 0.2 s ended" in found.reason
     assert "OPEN" in found.text
+
+
+def test_some_hypothesis_is_tried_however_little_time_is_left():
+    """A slow machine ends a search, but does not leave it without a start, which would read as a refusal."""
+    fit = Fit(Session(hidden(INTEGERS)), budget_s=0.0)
+    fit.ask_all()
+    assert len(fit.start()) == 1
 
 
 def test_recorded_answers_are_enough():

@@ -141,9 +141,34 @@ class Ended(Refusal):
     """The time ended before the search did: nothing is refused, and nothing is certified."""
 
 
+VARIES = "the box answers the same question differently: it is no function of its operands"
+NO_PRODUCTS = "the box answers differently when operands A and B of a product change places or signs, as in no spec"
+
+
 def answers(spec: Instruction, lines: Lines) -> Codes:
     """Return the codes of D that a spec gives to questions."""
     return dots(spec, *lines)
+
+
+def rewritten(signature: Signature, rng: np.random.Generator, pool: Lines) -> Lines:
+    """Return the questions of a pool with the same products of other operands: A and B change places, or their signs.
+
+    No spec of the language gives them other answers. Signs of normal numbers alone: other operands may be read as +0.
+    """
+    spec, a, b = signature.spec, pool.a, pool.b
+    if spec.a == spec.b:
+        change = rng.random(a.shape) < 0.5
+        a, b = np.where(change, b, a), np.where(change, a, b)
+    if spec.a.kind == spec.b.kind == "float" and spec.a.signed and spec.b.signed:
+        turn = rng.random(a.shape) < 0.5
+        for x, fmt in ((a, spec.a), (b, spec.b)):
+            least = x.dtype.type(1 << (fmt.mantissa_bits + fmt.low_padding))
+            turn &= x % x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)) >= least
+        a, b = (
+            np.where(turn, x ^ x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)), x)
+            for x, fmt in ((a, spec.a), (b, spec.b))
+        )
+    return pool._replace(a=a, b=b)
 
 
 @dataclass
@@ -159,8 +184,8 @@ class Session:
     """Number of questions put to the box, those asked twice and those of the last check included."""
     rounds: int = 0
     """Number of times that the box was called."""
-    conflict: tuple[Lines, int, int] | None = None
-    """A question that the box answered in two ways, with both answers."""
+    conflict: tuple[Lines, Lines, list[int]] | None = None
+    """Two questions that every spec answers alike, mostly one asked twice, and the box's two answers."""
 
     def ask(self, lines: Lines) -> Codes:
         """Return the box's answers, without keeping them."""
@@ -171,20 +196,20 @@ class Session:
             raise Refusal(f"the box returned {d.shape} for {len(lines.c)} questions")
         return d
 
-    def add(self, experiments: list[str], lines: Lines, again: int = 0) -> None:
-        """Ask questions, each of an experiment, and keep the answers; ask some of them `again` in the same round.
-
-        Raises Refusal if an answer changes: the box is no function of its operands.
-        """
-        some = np.random.default_rng(7).permutation(len(lines.c))[:again]
-        d = self.ask(Lines.join([lines, lines.pick(some)]))
-        first, repeated = d[: len(lines.c)], d[len(lines.c) :]
-        self.keep(experiments, lines, first)
-        differs = np.flatnonzero(repeated != first[some])
-        if differs.size:
-            at = some[differs[0]]
-            self.conflict = (lines.pick(slice(at, at + 1)), int(first[at]), int(repeated[differs[0]]))
-            raise Refusal("the box answers the same question differently: it is no function of its operands")
+    def compare(self, lines: Lines, d: Codes, rng: np.random.Generator) -> None:
+        """Ask questions of known answers again, and others of the same products. Raises Refusal if an answer is another one."""
+        others = rewritten(self.box.signature, rng, lines)
+        again, of_others = np.split(self.ask(Lines.join([lines, others])), 2)
+        for other, got, reason in ((lines, again, VARIES), (others, of_others, NO_PRODUCTS)):
+            for i in np.flatnonzero(got != d)[:1]:
+                one, two = lines.pick(slice(i, i + 1)), other.pick(slice(i, i + 1))
+                told = [int(d[i]), int(got[i])]
+                if other is others:  # rather a box that varies now and then?
+                    many = self.ask(Lines.join([one] * 32))
+                    if (many != d[i]).any():
+                        two, reason, told = one, VARIES, [int(d[i]), int(many[many != d[i]][0])]
+                self.conflict = one, two, told
+                raise Refusal(reason)
 
     def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
         """Keep questions with their answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import process_time
 from typing import Any
@@ -145,10 +146,13 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     except Refusal as refusal:
         reason, ended, found = str(refusal), isinstance(refusal, Ended), None
     nearest = found or fit.best
-    if not found and session.conflict is None and _changes(fit, nearest):
-        reason, ended = "the box answers the same question differently: it is no function of its operands", False
+    if nearest and not found and session.conflict is None:
+        try:
+            fit.verify(np.flatnonzero(nearest.wrong)[:256])
+        except Refusal as refusal:
+            reason, ended = str(refusal), False
     fields = decided(fit, found) if found else ()
-    witness = None if found else (_conflict(session) or _witness(fit, nearest))
+    witness = None if found else (_conflict(fit) or _witness(fit, nearest))
     counts = {
         "questions": session.asked,
         "rounds": session.rounds,
@@ -270,24 +274,45 @@ def because(spec: Instruction, other: Instruction, path: Path, searched: int) ->
 # -- what is not explained -------------------------------------------------------------------------------------------
 
 
-def _changes(fit: Fit, nearest: Scored | None) -> bool:
-    """Return whether the box, asked again what a spec does not explain, answers otherwise; the session notes the question."""
-    session, pool, d = fit.session, fit.session.pool, fit.session.d
-    if nearest is None or pool is None or d is None or isinstance(session.box, Recorded):
-        return False
-    wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)[:256]
-    for number, again in zip(wrong, session.ask(pool.pick(wrong)), strict=True):
-        if again != d[number]:
-            session.conflict = (pool.pick(slice(number, number + 1)), int(d[number]), int(again))
-            return True
-    return False
-
-
-def _conflict(session: Session) -> dict[str, Any] | None:
-    if session.conflict is None:
+def _conflict(fit: Fit) -> dict[str, Any] | None:
+    """Return two questions that every spec answers alike, with fewest terms, and the box's answers."""
+    if fit.session.conflict is None:
         return None
-    lines, first, again = session.conflict
-    return {"question": question_text(lines).strip(), "answers": [f"{first:#x}", f"{again:#x}"]}
+    one, two, told = fit.session.conflict
+    same = all((x == y).all() for x, y in zip(one, two, strict=True) if x is not None and y is not None)
+    if same:
+        return {"question": question_text(one).strip(), "answers": [f"{x:#x}" for x in told]}
+    one, two = _smallest(fit, [one, two], lambda x: fit.session.ask(x[0]) != fit.session.ask(x[1]))
+    told = [int(fit.session.ask(x)[0]) for x in (one, two)]
+    return {
+        "question": question_text(one).strip(),
+        "other question": question_text(two).strip(),
+        "terms": _terms(one),
+        "other terms": _terms(two),
+        "c": f"{int(one.c[0]):#x}",
+        "answers": [f"{x:#x}" for x in told],
+    }
+
+
+def _smallest(fit: Fit, questions: list[Lines], holds: Callable[[list[Lines]], Any]) -> list[Lines]:
+    """Return questions of a line each with as many terms taken away as something still holds of them."""
+    spec = fit.signature.spec
+    while not isinstance(fit.session.box, Recorded):
+        places = np.flatnonzero((questions[0].a[0] != spec.a.zero_code) | (questions[0].b[0] != spec.b.zero_code))
+        fewer = [x.pick(np.zeros(len(places) + 1, int)) for x in questions]
+        for x in fewer:
+            x.a[np.arange(len(places)), places] = spec.a.zero_code
+            x.b[np.arange(len(places)), places] = spec.b.zero_code
+            x.c[-1] = 0
+        still = np.flatnonzero(holds(fewer) & (_codes_left(fit, fewer[0]) < _codes_left(fit, questions[0])))
+        if not still.size:
+            break
+        questions = [x.pick(slice(still[0], still[0] + 1)) for x in fewer]
+    return questions
+
+
+def _terms(line: Lines) -> dict[int, str]:
+    return {int(k): f"{int(line.a[0, k]):#x} * {int(line.b[0, k]):#x}" for k in np.flatnonzero(line.a[0] | line.b[0])}
 
 
 def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
@@ -299,24 +324,12 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     if not wrong.size:
         return None
     number = int(wrong[np.argmin(weight(fit, pool)[wrong])])
-    best, answer = pool.pick(slice(number, number + 1)), int(d[number])
-    spec = fit.signature.spec
-    while not isinstance(fit.session.box, Recorded):
-        places = np.flatnonzero((best.a[0] != spec.a.zero_code) | (best.b[0] != spec.b.zero_code))
-        fewer = best.pick(np.zeros(len(places) + 1, int))
-        fewer.a[np.arange(len(places)), places] = spec.a.zero_code
-        fewer.b[np.arange(len(places)), places] = spec.b.zero_code
-        fewer.c[-1] = 0
-        got = fit.session.ask(fewer)
-        smaller = _codes_left(fit, fewer) < _codes_left(fit, best)
-        still = np.flatnonzero((got != fit.run(nearest.spec, fewer)) & smaller)
-        if not still.size:
-            break
-        best, answer = fewer.pick(slice(still[0], still[0] + 1)), int(got[still[0]])
-    terms = {int(k): f"{int(best.a[0, k]):#x} * {int(best.b[0, k]):#x}" for k in np.flatnonzero(best.a[0] | best.b[0])}
+    first = pool.pick(slice(number, number + 1))
+    (best,) = _smallest(fit, [first], lambda x: fit.session.ask(x[0]) != fit.run(nearest.spec, x[0]))
+    answer = int(d[number]) if best is first else int(fit.session.ask(best)[0])
     return {
         "question": question_text(best).strip(),
-        "terms": terms,
+        "terms": _terms(best),
         "c": f"{int(best.c[0]):#x}",
         "box": f"{answer:#x}",
         "nearest_spec": f"{int(fit.run(nearest.spec, best)[0]):#x}",

@@ -95,6 +95,8 @@ class Fit(SpecSearch):
             self.best = self.best or min(starts, key=lambda x: x.rank, default=None)
             raise
         except Refusal:
+            if self.session.conflict:
+                raise
             return self.search(self.start())
 
     def settle(self) -> Scored:
@@ -141,7 +143,7 @@ class Fit(SpecSearch):
         """Return about `count` questions that were not asked: of every experiment, sums of a few terms, and variations of these
         and of those asked."""
         assert self.session.pool is not None
-        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000)), self.orders.few(count // 3)]
+        parts = [adversarial(self.signature, self.rng, min(count // 3, 4000)), self.orders.few(count // 6)]
         either = Lines.join([self.session.pool, *parts])
         parts.append(mutated(self.signature, self.rng, either, max(count - sum(len(x.c) for x in parts), count // 3)))
         return self.asked(Lines.join(parts))

@@ -119,6 +119,8 @@ def changed(hypothesis: Data, path: Path, value: Any) -> Data:
         part.pop(path[-1], None)
     else:
         part[path[-1]] = value
+        if path[-1] == "exponent":  # of an unrounded sum
+            part.pop("result", None)
     for stage in copy["stages"]:
         if stage.get("fraction_bits") is None:
             for name in ("rounding", "zero_exponent"):

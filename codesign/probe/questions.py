@@ -268,7 +268,7 @@ def bottom(x: Builder, count: int) -> None:
 
 
 def top(x: Builder, count: int) -> None:
-    """Terms at the top of the range: overflow of registers, and of products of their own."""
+    """Terms at the top of the range: overflow of registers, of products, and by a last place of the largest C."""
     fmt = x.spec.accumulator
     high = min(x.highest, fmt.max_exponent + 3)
     for _ in range(count):
@@ -278,6 +278,14 @@ def top(x: Builder, count: int) -> None:
         if x.rng.random() < 0.5:
             terms[x.k] = (x.sign(), x.spec.c_format.max_exponent - int(x.rng.integers(0, 2)), x.fraction())
         x.add(terms)
+    c, width = x.spec.c_format, fmt.mantissa_bits
+    low, high = max(x.lowest, fmt.max_exponent - width - 4), min(x.highest, fmt.max_exponent)
+    for _ in range(count if low <= high else 0):  # the largest C, or one with few zeros, and terms near its last place
+        e = min(high, low + int(x.rng.integers(0, width + 5)))
+        sign = x.sign()
+        terms = {p: (sign, e - int(x.rng.integers(0, 3)), x.fraction()) for p in x.places(3)}
+        below = int(x.rng.integers(0, 3)) << int(x.rng.integers(0, c.mantissa_bits))
+        x.add(terms, (c.max_finite_magnitude - below | (sign < 0) << c.magnitude_bits) << c.low_padding)
 
 
 DIRECTED: dict[str, Callable[[Builder, int], None]] = {

@@ -23,6 +23,10 @@ from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import interleaved, profiles, structures
 
+PATIENCE = 200_000
+"""Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
+VERIFIED = 800
+"""Questions of the first round that are asked again, with others of the same products."""
 BEAM = 8
 """Structures that are refined."""
 ALONE = 0.1
@@ -52,7 +56,9 @@ class SpecSearch(Scoring):
         named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
         named.insert(0, ("zeros", self.signature.empty(1)))
         names = [name for name, lines in named for _ in lines.c]
-        self.session.add(names, Lines.join([lines for _, lines in named]), again=64)
+        asked = Lines.join([lines for _, lines in named])
+        self.session.keep(names, asked, self.session.ask(asked))
+        self.verify(self.rng.permutation(len(asked.c))[:VERIFIED])
         assert self.session.d is not None
         if ordered(self.signature.spec.accumulator, self.session.d[:1])[0]:
             told = f"{int(self.session.d[0]):#x} for zeros alone, of which every spec of the language makes a zero"
@@ -62,6 +68,13 @@ class SpecSearch(Scoring):
         for name, lines, d in self.orders.told(800):
             self.session.keep([name] * len(d), lines, d)
         self.weigh()
+
+    def verify(self, which: NDArray[np.int64]) -> None:
+        """Ask some questions again, and others of the same products. Raises Refusal if an answer is another one."""
+        pool, d = self.session.pool, self.session.d
+        if pool is None or d is None or isinstance(self.session.box, Recorded):
+            return
+        self.session.compare(pool.pick(which), d[which], self.rng)
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -159,12 +172,16 @@ class SpecSearch(Scoring):
         self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int, share: float = 1.0
     ) -> list[Scored]:
         """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
-        scored, left = [], self.deadline - process_time()
-        for hypothesis in {json.dumps(h, sort_keys=True): h for h in hypotheses}.values():
-            if self.deadline - process_time() < left * (1.0 - share):
+        scored: list[Scored] = []
+        seen: set[str] = set()
+        left = self.deadline - process_time()
+        for hypothesis in hypotheses:
+            if scored and self.deadline - process_time() < left * (1.0 - share):
                 break
-            if (x := self.score(hypothesis, which)) is not None:
+            key = json.dumps(hypothesis, sort_keys=True)
+            if key not in seen and (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
+            seen.add(key)
         return _distinct(sorted(scored, key=lambda x: x.rank), 3)[:count]
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
@@ -253,6 +270,7 @@ class SpecSearch(Scoring):
         queue = [(x, 0) for x in starts]
         seen: set[str] = set()
         stuck: Counter[bytes] = Counter()
+        nearest, tried = np.inf, self.tried
         while queue and not self.is_over:
             # A wider step costs more: another hypothesis that explains somewhat less comes first.
             queue.sort(key=lambda item: (item[0].loss * 1.4 ** item[1], item[1], item[0].size))
@@ -260,6 +278,12 @@ class SpecSearch(Scoring):
             self._note(current)
             if not current.wrong.any():
                 return current
+            if current.loss < 0.9 * nearest:
+                nearest, tried = current.loss, self.tried
+            elif self.tried > tried + PATIENCE:
+                raise Refusal(
+                    f"no spec gives the box's answers, and none of {PATIENCE:,} hypotheses came a tenth nearer"
+                )
             if width == 1:
                 stuck[current.wrong.tobytes()] += 1
             if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
@@ -267,7 +291,7 @@ class SpecSearch(Scoring):
             better = steps[width](current)
             if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
-                self.best = None
+                self.best, nearest = None, np.inf
             elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
                 seen.add(key)
                 queue.append((better, 0))
@@ -286,6 +310,7 @@ class SpecSearch(Scoring):
         if isinstance(self.session.box, Recorded) or wrong.size > 40 or self.amplified > 5:
             return False
         assert self.session.pool is not None
+        self.verify(wrong)
         self.amplified += 1
         lines = self.asked(mutated(self.signature, self.rng, self.session.pool.pick(wrong), 300))
         d = self.session.ask(lines)

@@ -38,6 +38,10 @@ UNREAD = {"remainder", "codebook"}
 """Fields that the interpreter in C (isa_model/engines/lines.c) does not read: to search them would take golden.py hours."""
 
 
+WINDOW = 40
+"""Fraction bits that cut next to nothing."""
+
+
 class Space:
     """Hypotheses about a box of one signature."""
 
@@ -148,6 +152,13 @@ class Space:
                 yield self._set(hypothesis, ("stages", i, "result"), registers[:j] + registers[j + 1 :])
                 doubled = [*registers[:j], register, *registers[j:]]
                 yield self._set(hypothesis, ("stages", i, "result"), doubled)
+                if j:  # one register with the bits of the first and the range of the second
+                    first, fmt = registers[j - 1], format_of(register["format"])
+                    ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
+                    bits = format_of(first["format"]).mantissa_bits
+                    one = {**register, "format": named_or_fields({**ranged, "mantissa_bits": bits})}
+                    both = [*registers[: j - 1], {**one, "rounding": first["rounding"]}, *registers[j + 1 :]]
+                    yield self._set(hypothesis, ("stages", i, "result"), both)
             if not registers:
                 for fmt in self.formats()[:3]:
                     for mode in ("nearest-even", "toward-zero"):
@@ -238,6 +249,11 @@ class Space:
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
                         if now is None and value.get("accumulator"):  # terms are inverted at the place of the cut
                             yield self._set(one[1], (*path, "opposing"), "complement")
+                        if now is None and other == WINDOW:  # fields that do nothing without a cut
+                            low, high = self.exponents()
+                            yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))
+                            drops = range(8, WINDOW if value.get("accumulator") else 0, 2)
+                            yield from (self._set(one[1], (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]

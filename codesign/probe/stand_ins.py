@@ -15,7 +15,11 @@ WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
 
 
 def stand_ins(hypothesis: Data) -> Iterator[Data]:
-    """Yield hypotheses with a register in place of a stage's fraction bits, or the other way round."""
+    """Yield hypotheses with a register in place of a stage's fraction bits, or the other way round, or in another stage."""
+    for i, (lower, upper) in enumerate(pairwise(hypothesis["stages"][:-1])):
+        if "chain" not in {**lower, **upper} and lower.get("result") != upper.get("result"):
+            swapped = changed(hypothesis, ("stages", i, "result"), upper.get("result"))
+            yield changed(swapped, ("stages", i + 1, "result"), lower.get("result"))
     for i, stage in enumerate(hypothesis["stages"]):
         bits, registers, mode = stage.get("fraction_bits"), stage.get("result", []), stage.get("rounding")
         if bits is not None:
