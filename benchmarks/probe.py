@@ -1,4 +1,4 @@
-"""How much a blind probe finds out: `python benchmarks/probe.py --record benchmarks/records/probe.json`.
+"""How much a blind probe finds out: `python benchmarks/probe.py --only random --record benchmarks/records/probe.json`.
 
 Instructions of the catalogue with their names hidden (one of each kind of sums), random specs of random_specs.py, and
 boxes outside the language. Each fitted spec is compared with the hidden one on outputs that the probe did not see.
@@ -38,6 +38,7 @@ from isa_model.library import catalogue, load  # noqa: E402
 from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe.py"
+KINDS = ("catalogue", "random", "outside")
 
 
 def kinds(all_formats: bool) -> list[str]:
@@ -123,10 +124,22 @@ def either(task: Any) -> dict[str, Any]:
     return outside(*task[1:]) if task[0] == "outside" else one(task)
 
 
+def tasks_of(kind: str, options: argparse.Namespace) -> list[tuple[Any, ...]]:
+    """Return the boxes of a kind: kind, name, what is hidden (an instruction, or nothing for a box outside), time, outputs."""
+    budget = (options.seconds, options.outputs)
+    if kind == "outside":
+        return [(kind, name, *budget) for name in BOXES]
+    if kind == "random":
+        return [(kind, f"{i}", spec, *budget) for i, spec in enumerate(random_specs(options.random))]
+    names = kinds(options.all_formats)
+    random.Random(1).shuffle(names)
+    return [(kind, name, load(name).dense, *budget) for name in names]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="file for the record")
-    parser.add_argument("--catalogue", type=int, default=10_000, help="most instructions of the catalogue")
+    parser.add_argument("--record", type=Path, help="file for the record; other kinds of boxes in it stay")
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="kinds of boxes")
     parser.add_argument("--random", type=int, default=300, help="number of random specs")
     parser.add_argument("--all-formats", action="store_true", help="every pair of operand formats as a kind")
     parser.add_argument("--seconds", type=float, default=10.0, help="processor time of a search")
@@ -134,39 +147,29 @@ def main() -> None:
         "--outputs", type=int, default=1_000_000, help="outputs of the last check, and compared where specs differ"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--resume", action="store_true", help="keep the record's rows of this commit, add the others")
+    parser.add_argument("--resume", action="store_true", help="keep rows of these kinds, too, that are of this commit")
     options = parser.parse_args()
-    names = kinds(options.all_formats)
-    random.Random(1).shuffle(names)
-    budget = (options.seconds, options.outputs)
-    tasks: list[Any] = [("catalogue", n, load(n).dense, *budget) for n in names[: options.catalogue]]
-    tasks += [("random", f"{i}", spec, *budget) for i, spec in enumerate(random_specs(options.random))]
-    tasks += [("outside", name, *budget) for name in BOXES]
-    rows: list[dict[str, Any]] = []
-    command = " ".join([COMMAND, *(x for x in sys.argv[1:] if x != "--resume")])
-    if options.resume and options.record.exists():
-        before = json.loads(options.record.read_text())
-        if before["commit"] != commit():
-            parser.error(f"{options.record} is of commit {before['commit']}: its rows cannot be kept")
-        rows = before["rows"]
-        command = "; ".join(dict.fromkeys([*before["command"].split("; "), command]))
-    of_commit = commit()
-    done = {(row["kind"], row["name"]) for row in rows}
-    tasks = [task for task in tasks if task[:2] not in done]
+    record: dict[str, Any] = {"schema_version": 2, "runs": {}, "rows": []}
+    if options.record and options.record.exists():
+        record = json.loads(options.record.read_text())
+    own = {
+        "command": " ".join([COMMAND, *(x for x in sys.argv[1:] if x != "--resume")]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+    }
+    tasks: list[tuple[Any, ...]] = []
+    for kind in options.only:
+        if not options.resume or record["runs"].get(kind, own)["commit"] != own["commit"]:
+            record["rows"] = [row for row in record["rows"] if row["kind"] != kind]
+        done = {row["name"] for row in record["rows"] if row["kind"] == kind}
+        wanted = tasks_of(kind, options)
+        record["runs"][kind] = {**own, "boxes": len(wanted)}
+        tasks += [task for task in wanted if task[1] not in done]
     with get_context("fork").Pool(options.processes) as pool:
         for row in pool.imap_unordered(either, tasks):
-            rows.append(row)
+            record["rows"] = sorted([*record["rows"], row], key=lambda r: (r["kind"], r["name"]))
             print(json.dumps(row), flush=True)
             if options.record:
-                record = {
-                    "schema_version": 1,
-                    "command": command,
-                    "date": datetime.now(UTC).date().isoformat(),
-                    "commit": of_commit,
-                    "kinds_of_the_catalogue": len(names),
-                    "seconds": options.seconds,
-                    "rows": sorted(rows, key=lambda r: (r["kind"], r["name"])),
-                }
                 write_file(options.record, json_lines(record) + "\n", *of_command(COMMAND))
 
 

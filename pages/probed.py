@@ -37,12 +37,14 @@ def probed_text() -> str:
         middles = [f"{median(found):,.0f}" if (found := [r[n] for r in rows if n in r]) else "" for n in COUNTED]
         outputs = f"{min(found):,}" if (found := [row["outputs"] for row in rows if "outputs" in row]) else ""
         made.append([about, len(rows), *counts, outputs, *middles])
-    lines = [
-        table(head, made),
-        "",
-        f"Record of {record['date']}, commit {record['commit']}: [probe.json](../{RECORD}), `{record['command']}`. ",
-    ]
-    lines[-1] += f"Kinds of sums in the catalogue: {record['kinds_of_the_catalogue']}. "
+    lines = [table(head, made), ""]
+    for kind in KINDS:
+        if run := record["runs"].get(kind):
+            boxes = sum(row["kind"] == kind for row in record["rows"])
+            lines.append(
+                f"- {kind}, {boxes} of {run['boxes']}: {run['date']}, commit {run['commit']}, `{run['command']}`"
+            )
+    lines += ["", f"[Record](../{RECORD}). "]
     same = [row for row in record["rows"] if row["outcome"] == "same bits"]
     listed = sum(not row.get("unlisted", True) for row in same)
     lines[-1] += f"Of the {len(same)} with the same bits, the certificates of {listed} list every field that differs."
