@@ -191,6 +191,8 @@ class TermWires:
     nan: tuple[Wire, ...] = ()
     infinite: tuple[Wire, ...] = ()
     normal: bool = False
+    optional: bool = False
+    """True for a term that takes no part where it is a zero, as the second register of a running value."""
 
     @property
     def width(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log, log2
 
-from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers
+from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers, sums_two
 from codesign.evidence.cost.rtl.widths import ExponentRange, TermWidths, reach_of, sum_of
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
@@ -74,7 +74,11 @@ class _Walk:
             if spec.scaled_stage == index:
                 term = self.onto(term, count)
         count //= last.terms
-        result = self.run(last, term, running, 1, count, spec.span // count // last.terms)
+        below = spec.span // count // last.terms
+        if spec.remainder:
+            self.two_registers(last, term, running, below)
+            return
+        result = self.run(last, term, running, 1, count, below)
         kept = last.result[-1].format
         if (kept.exponent_bits, kept.bias) != (spec.accumulator.exponent_bits, spec.accumulator.bias):
             result = self.rounded(result, Register(format=spec.accumulator, rounding=Rounding.NEAREST_EVEN), 1)
@@ -208,19 +212,65 @@ class _Walk:
                 running = total
         return total
 
-    def sum(self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, below: int) -> TermWidths:
-        """Count blocks that add terms and a running value, and return the sums."""
-        terms = [term] * stage.terms
+    def two_registers(self, stage: Stage, term: TermWidths, running: TermWidths, below: int) -> None:
+        """Count the last step of a running value in two registers, and D."""
+        spec, remainder, register = self.spec, stage.remainder, stage.result[-1]
+        assert remainder
+        exact = stage.model_copy(update={"fraction_bits": None, "rounding": None, "terms": 1})
+        kept = replace(self.decode(remainder.format, 1), flags=0)
+        again = self.decode(register.format, 1)
+        self.add("flip", again.width + again.position.bits)  # C or the first register
+        if again.width < running.width:
+            again = replace(again, position=running.position, width=running.width, normal=False)
+        if remainder.joins == "block":
+            own = stage.model_copy(update={"result": (remainder.register,)})
+            term = self.rounded(self.sum(own, term, kept, 1, below), remainder.register, 1)
+            stage = stage.model_copy(update={"terms": 1})
+        everything = [*[term] * stage.terms, again, *([kept] if remainder.joins == "sum" else [])]
+        if stage.aligned or reach_of([replace(t, position=t.whole, common=None) for t in everything]) <= WIDEST:
+            total = self.sum(stage, term, again, 1, below, kept if remainder.joins == "sum" else None)
+        elif sums_two(spec):
+            total = self.sliding_sum(stage, term, again, 1)
+        else:
+            raise InputError.of(
+                f"an exact sum over {reach_of(everything)} bits has no remainder in hardware; fixed-point sums go up to "
+                f"{WIDEST} bits",
+                "give the stage `fraction_bits`; `joins: block` also works in one format to nearest, of C and both registers",
+            )
+        value = self.rounded(total, register, 1)
+        self.add("shift", total.width * total.width.bit_length())
+        self.add("flip", total.width)
+        self.add("carry", total.width)
+        lost = replace(total, flags=0, align=None, normal=False)
+        if remainder.joins == "end":
+            own = exact.model_copy(update={"result": (remainder.register,)})
+            lost = self.sum(own, lost, kept, 1, below)
+        self.rounded(lost, remainder.register, 1)
+        own = exact.model_copy(update={"result": (spec.joining,)})
+        self.rounded(self.sum(own, kept, value, 1, below), spec.joining, 1)
+        self.add("encode", spec.accumulator.bits + register.format.bits + remainder.format.bits)
+
+    def sum(
+        self,
+        stage: Stage,
+        term: TermWidths,
+        running: TermWidths | None,
+        count: int,
+        below: int,
+        rest: TermWidths | None = None,
+    ) -> TermWidths:
+        """Count blocks that add terms, a running value and its second register, and return the sums."""
+        terms = [*[term] * stage.terms, *([rest] if rest else [])]
         everything = terms if running is None else [*terms, running]
         self.add("flags", count * sum(t.flags for t in everything))
         groups = 1
         if term.common is not None and self.keys:
             groups = len({self.keys[i * below] for i in range(stage.terms)})
         if groups > 1 and not stage.aligned:
-            terms = [replace(term, position=term.whole, common=None)] * stage.terms
+            terms = [replace(t, position=t.whole, common=None) for t in terms]
             everything = terms if running is None else [*terms, running]
         if stage.aligned:
-            total = self.aligned_sum(stage, term, running, count, groups)
+            total = self.aligned_sum(stage, term, running, count, groups, rest)
         elif len(everything) == 1 and stage.exponent is None:
             return term
         elif reach_of(everything) <= WIDEST:
@@ -238,7 +288,13 @@ class _Walk:
         return replace(total, flags=3 if any(t.flags for t in everything) else 0)
 
     def aligned_sum(
-        self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, groups: int
+        self,
+        stage: Stage,
+        term: TermWidths,
+        running: TermWidths | None,
+        count: int,
+        groups: int,
+        rest: TermWidths | None = None,
     ) -> TermWidths:
         """Count a window: the largest exponent, a shifter for each term, and an adder."""
         assert stage.fraction_bits is not None
@@ -268,6 +324,10 @@ class _Walk:
         if running is not None:
             lengths.append(self.shifters(stage, running, own, 1, count, 1, reach))
             weights.append(finest - own)
+        if rest is not None:
+            self.add("maximum", count * largest.bits)
+            lengths.append(self.shifters(stage, rest, stage.fraction_bits, 1, count, 1, reach))
+            weights.append(finest - stage.fraction_bits)
         step = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.UP, Rounding.DOWN)
         # Where the terms reach no further down than their exponents can differ, the places below hold zeros.
         unused = 0
