@@ -48,7 +48,8 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     steps = min(STEPS, a_codes.shape[1] // k)
     c = np.zeros(shape, code_dtype(spec.c_format))
     chains = spec.c_format == spec.accumulator  # otherwise D cannot be the next C, and every step starts from zero
-    parts, kept = [], {}
+    parts = []
+    kept: dict[str, Any] = {}
     for i in range(steps):
         scales: dict[str, Any] = {}
         for operand in (a, b):

@@ -121,7 +121,7 @@ def header(spec: Instruction, rtlil: str) -> str:
 
 
 def lines(spec: Instruction, batch: UnitVectors) -> list[str]:
-    """Return one hexadecimal word per vector: D in the top bits, under both registers if there are two, the first input lowest."""
+    """Return one hexadecimal word per vector: D and both registers, if there are two, on top, the first input lowest."""
     import numpy as np
 
     bits = widths(spec)

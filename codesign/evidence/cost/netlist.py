@@ -96,7 +96,7 @@ class Netlist:
             level[gate.output] = 1 + max((level[net] for net in gate.inputs), default=0)
         return level
 
-    def levels_from(self, *ports: str, to: Sequence[str] = ()) -> int:
+    def levels_from(self, *ports: str, to: tuple[str, ...] = ()) -> int:
         """Return the number of gates on the longest path from input ports to outputs, all by default; 0 without such ports."""
         level = dict.fromkeys((net for port in ports for net in self.inputs.get(port, ())), 0)
         for i in self.order:

@@ -243,10 +243,9 @@ def in_two(step: Instruction, operands: Mapping[str, list[int]]) -> list[int]:
         running = replace(running, rest=None if rest.number.is_zero else rest)
     places = {(d.block, step.register_number(d.stage) + d.register): i for i, d in enumerate(draws(step))}
     words = [bits << (32 - draw_bits(step)) for bits in operands.get("random", [])]
-    scales = [arguments(step, operands, seed=False).get(name, ()) for name in ("scale_a", "scale_b")]
-    value = golden.instruction(
-        step, operands["a"], operands["b"], running, *scales, 0, lambda *place: words[places[place]]
-    )
+    given = arguments(step, operands, seed=False)
+    a, b, of_a, of_b = operands["a"], operands["b"], given.get("scale_a", ()), given.get("scale_b", ())
+    value = golden.instruction(step, a, b, running, of_a, of_b, 0, lambda *place: words[places[place]])
     after = [value.number, value.rest.number if value.rest else Number(False, 0, 0)]
     codes = [encode(f, x, overflow=f.kept_infinity) for f, x in zip(formats.values(), after, strict=True)]
     return [golden.written(step, golden.joined(step, value)), *codes]

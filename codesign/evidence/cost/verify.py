@@ -34,7 +34,10 @@ def outputs(netlist: Netlist, vectors: UnitVectors, stuck: dict[int, int] | None
     found = netlist.run(netlist.packed(vectors.operands), stuck)
     if vectors.d.ndim == 1:
         return unpack(found["d_out"], len(vectors))
-    return np.stack([unpack(found[f"{name}_out"], len(vectors)) for name in ("d", "running", "rest")], axis=1)
+    every: NDArray[np.uint64] = np.stack(
+        [unpack(found[f"{name}_out"], len(vectors)) for name in ("d", "running", "rest")], axis=1
+    )
+    return every
 
 
 def compare(netlist: Netlist, batches: Iterable[UnitVectors]) -> EquivalenceResult:

@@ -14,7 +14,6 @@ from amaranth.hdl import Cat, Const, Mux
 
 from codesign.evidence.cost.rtl.block import (
     Block,
-    Exponent,
     TermWires,
     Wire,
     any_of,
@@ -29,7 +28,6 @@ from codesign.evidence.cost.rtl.ports import sums_two
 from codesign.evidence.cost.rtl.registers import encode, rounded
 from codesign.evidence.cost.rtl.term_sums import WIDEST, add, range_of, signed_zero, with_specials
 from isa_model.diagnostics import InputError
-from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage

@@ -94,8 +94,8 @@ def stages_from(
         if spec.scaled_stage == index:
             terms = scales.onto(terms)
     if rest is not None:
-        (terms,) = deal(last, terms)
-        both = two_registers.run_in_two(block, f"sum_{names[-1]}", spec, terms, running, rest)
+        (added,) = deal(last, terms)
+        both = two_registers.run_in_two(block, f"sum_{names[-1]}", spec, added, running, rest)
         d = two_registers.joined(block, f"sum_{names[-1]}", spec, *both)
         kept = two_registers.codes(block, spec, *both)
         return {"d": encode(block, spec.accumulator, d, spec.accumulator, spec.nan_code), **kept}
