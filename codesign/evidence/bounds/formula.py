@@ -55,6 +55,10 @@ def _formula(step: Step, before: str, n: str) -> str:
         elif errors.worst and count:
             added.append(f"{x} {times}".rstrip())
             total += errors.worst * count
+    if step.joined.worst:  # of all before it, if that only takes away
+        inward = step.joined.inward and not (made or added)
+        (lost if inward else made).append(f"(1 {'-' if inward else '+'} {binary(step.joined.worst)})")
+        whole = whole if not inward else binary(step.joined.worst) if len(lost) == 1 else ""
     if added:
         made.append(f"(1 + {' + '.join(added)})" if total <= 1 else f"L({' + '.join(added)})")
     if not made:
