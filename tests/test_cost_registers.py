@@ -14,6 +14,7 @@ from test_cost_export import _simulate
 
 from codesign.evidence.cost import export
 from codesign.evidence.cost.cell_library import Library
+from codesign.evidence.cost.chip import accumulator_traffic
 from codesign.evidence.cost.energy import workload_vectors
 from codesign.evidence.cost.pipeline import pipeline
 from codesign.evidence.cost.predict import predict
@@ -183,3 +184,13 @@ def test_proofs_leave_it_open_and_the_scoreboard_refuses_it():
     assert prove(spec, 20).open == ("a running value in two registers",)
     with pytest.raises(InputError, match="the scoreboard compares D alone"):
         contents(spec, 10)
+
+
+def test_traffic_is_of_both_registers():
+    """Two BF16 registers are read and written in the place of C and D in FP32: as many bits."""
+    plain = instruction({"s": aligned(4, 14, accumulator=True, result=BF16)})
+    figure = accumulator_traffic(plain, BF16X2)
+    assert figure.value == 1
+    assert figure.source == "both registers every 4 products against every 4"
+    wide = instruction({"s": aligned(4, 14, accumulator=True, result=FP32, remainder=FP32)})
+    assert accumulator_traffic(plain, wide).value == 2
