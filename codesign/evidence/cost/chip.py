@@ -119,7 +119,7 @@ def extra_loop_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
 
 
 def accumulator_traffic(today: Instruction, spec: Instruction) -> ChipFigure:
-    """Return the bits of C read and of D written per product, over today's; both registers take their place if there are two."""
+    """Return the bits of C read and of D written per product, or of both registers if there are two, over today's."""
 
     def bits(of: Instruction) -> float:
         both = sum(fmt.bits for fmt in registers(of).values())
