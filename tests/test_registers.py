@@ -296,7 +296,7 @@ def product_of(of_a, of_b, of_c=0, **fields):
 
 
 def test_formats_at_both_ends_of_fp64_are_right_in_every_engine():
-    """Registers near 2**-1070 overflow, products beyond 2**1024 come back by `power`, and what is always subnormal is flushed."""
+    """Registers near 2**-1070 overflow, products of huge numbers come back, and what is always subnormal is flushed."""
     one = {"terms": 1, "accumulator": True}
     tiny = [{"format": far(1072), "rounding": "toward-zero", "overflow": x} for x in ("nan", "saturate")]
     last = {"format": "fp32", "rounding": "nearest-even"}
@@ -313,3 +313,16 @@ def test_formats_at_both_ends_of_fp64_are_right_in_every_engine():
     assert product_of(2.0**1023, 2.0**-1000, a=top, b=far(1007), stages=stages, flush_inputs=True) == 0
     kept = {**one, "result": {**last, "format": top, "subnormals": "flush"}}
     assert product_of(1, 1, 2.0**1023, accumulator=top, stages={"s": kept}) == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_infinite_product_beside_a_far_zero_stays_infinite(engine):
+    """Where zeros align at 2**500, single precision has no unit to divide by: an infinity must not become infinity times 0."""
+    stage = {"terms": 2, "accumulator": True, "fraction_bits": 2, "rounding": "toward-zero", "zero_exponent": 500}
+    spec = instruction(
+        None, k=2, a="e5m2", b="e5m2", stages={"s": stage | {"result": {"format": "fp32", "rounding": "down"}}}
+    )
+    infinity, one = 0x7C, 0x3C
+    for a in (infinity, infinity | 0x80):
+        d = codes_of(spec, engine, [[a, 0]], [[one], [one]], [[0]])
+        assert d.tolist() == [[0x7F800000 if a == infinity else 0xFF800000]]

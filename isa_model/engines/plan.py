@@ -344,10 +344,17 @@ class Plan:
             and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
             and product.lsb > -60
             and product.top < 60
+            and self._highest(product) - stage.fraction_bits
+            < 150  # an infinite product times the inverse unit stays one
             # a tiny product must not vanish before a rounding that depends on its sign or presence
             and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
         )
         return "float32" if narrow else "float64"
+
+    def _highest(self, product: Level) -> int:
+        """Return the highest exponent that the first stage aligns to."""
+        stage = self.first
+        return aligned_to(stage, [product, *([self._running(stage)] if stage.accumulator else [])])
 
     def _narrow(self) -> bool:
         """Return whether single precision holds a step of the first stage, with its running value and register."""

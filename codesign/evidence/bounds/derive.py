@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil, floor, inf, ldexp, log2, sqrt
 
 from codesign.evidence.bounds.remainders import Kept, both_registers, limit
-from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers
+from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers, times
 from codesign.evidence.bounds.terms import Factor, Sums, bits_of, exp2, held, power_of_two, products, scaled
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import InputError
@@ -170,7 +170,8 @@ def _limit(register: Register, sums: Sums, spec: Instruction) -> float:
     if not fmt.signed and (spec.a.signed or spec.b.signed or spec.c_format.signed):
         return 0.0
     largest = float(fmt.max_finite_magnitude) if fmt.kind == "integer" else largest_finite(fmt)
-    return largest if sums.errors.inward else (largest - sums.absolute) / (1 + sums.errors.worst)
+    room = largest if sums.errors.inward else (largest - sums.absolute) / (1 + sums.errors.worst)
+    return room if room > 0 else 0.0
 
 
 # -- sums ------------------------------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ def _cut(mode: Rounding, kept: int, bits: float) -> Errors:
 
 def _lossy(stage: Stage, sums: Sums, blocks: int, lowest: int) -> tuple[int, int]:
     """Return how often the running value is cut to, and the register rounds: not while sums are small multiples of a unit."""
-    mass = 2.0 ** min(sums.highest + log2(stage.terms) + _growth(stage, sums, blocks) - lowest, 1000)
+    mass = 2.0 ** min(max(sums.highest + log2(stage.terms) + _growth(stage, sums, blocks) - lowest, -900), 1000)
     kept = [stage.fraction_bits, stage.accumulator_fraction_bits, stage.drop_beyond]
     bits = min((x for x in kept if x is not None), default=0)
     registers = [r.format.mantissa_bits for r in stage.result if r.format.kind == "float"]
@@ -287,7 +288,7 @@ def _growth(stage: Stage, sums: Sums, blocks: int) -> float:
         return inf
     grown = (
         log2(1 + sums.errors.worst)
-        + log2(1 + _every(stage) * sums.weight_where(-inf))
+        + log2(1 + times(_every(stage), sums.weight_where(-inf)))
         + blocks * log2(1 + _every(stage))
     )
     return grown + blocks * sum(log2(1 + 2.0**-r.format.mantissa_bits) for r in stage.result)
@@ -307,15 +308,15 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
     least = [r.format.min_exponent for r in stage.result if r.format.kind == "float"]
     least += [spec.c_format.min_exponent] if c and spec.c_format.kind == "float" else []
     least += [stage.remainder.format.min_exponent] if stage.remainder else []
-    lost = _every(stage) * sums.floor + running.worst * power_of_two(max(least, default=-2000))
+    lost = times(_every(stage), sums.floor) + times(running.worst, power_of_two(max(least, default=-2000)))
     if stage.zero_exponent is not None and (block.worst or running.worst):
-        lost += _every(stage) * power_of_two(stage.zero_exponent)
+        lost += times(_every(stage), power_of_two(stage.zero_exponent))
     _, underflow = of_registers(stage.result, _lowest(spec, sums, c), inf, None)
     if step.kept:
         underflow = step.kept.underflow
     elif spec.flush_c and list(spec.stages.values())[-1] is stage:  # the next instruction reads a subnormal D as zero
         underflow += power_of_two(spec.accumulator.min_exponent)
-    absolute = (n * sums.absolute + lost + underflow) * blocks * grown
+    absolute = times((n * sums.absolute + lost + underflow) * blocks, grown)
     errors = Errors(worst, mean, variance * grown * grown, inward)
     made = replace(sums, errors=errors, absolute=absolute, highest=sums.highest + log2(n * blocks))
     if stage.result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf
 
-from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, grown, of_mode, of_registers
+from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, grown, of_mode, of_registers, times
 from isa_model.codec import largest_finite
 from isa_model.stage import Register, Remainder, Stage
 
@@ -23,7 +23,9 @@ class Kept:
     larger: float
     """Largest ratio of the first register, and of what it is aligned against, to the sum of both."""
     most: float
-    """Largest magnitude that the second register has to hold, relative to the mass."""
+    """Largest magnitude that the second register has to hold, relative to the mass, ..."""
+    least: float
+    """... and what it has to hold beside it, from the lower end of the first one's range."""
 
 
 def both_registers(stage: Stage, one: Errors, blocks: int, lowest: int) -> Kept:
@@ -40,15 +42,16 @@ def both_registers(stage: Stage, one: Errors, blocks: int, lowest: int) -> Kept:
     inward = one.inward and share.inward
     larger = 1 + (0.0 if one.inward else one.worst)
     if remainder.joins == "sum":
-        return Kept(_of(share, one, 1, inward), NOTHING, cut + share.worst * lost, larger, one.worst * own)
+        return Kept(_of(share, one, 1, inward), NOTHING, cut + share.worst * lost, larger, one.worst * own, lost * own)
     if remainder.joins == "block":
         again = _of(share, one, 1 + own, False)
         under = cut * (1 + own) + share.worst * lost * (1 + own)
-        return Kept(again, replace(share, inward=False), under, larger, own * own * 2)
+        return Kept(again, replace(share, inward=False), under, larger, own * own * 2, 2 * lost * own * own)
     kept = blocks * (own**blocks if blocks * share.worst < 300 else inf)
     larger = 1 + grown(0.0 if one.inward else blocks * one.worst)
-    under = cut + share.worst * kept * (lost + cut)
-    return Kept(_of(share, one, kept * larger, False), NOTHING, under, larger, one.worst * kept * larger)
+    every = times(kept, lost + cut)
+    again = _of(share, one, kept * larger, False)
+    return Kept(again, NOTHING, cut + share.worst * every, larger, times(one.worst, kept * larger), every)
 
 
 def second(remainder: Remainder) -> Errors:
@@ -58,11 +61,12 @@ def second(remainder: Remainder) -> Errors:
 
 def limit(register: Register, kept: Kept, worst: float, absolute: float) -> float:
     """Return the mass up to which the second register does not overflow."""
-    room = largest_finite(register.format) - absolute
-    return room / (kept.most * (1 + worst)) if kept.most else inf
+    room = largest_finite(register.format) - absolute - kept.least
+    room = room / (kept.most * (1 + worst)) if kept.most else inf if room > 0 else 0.0
+    return room if room > 0 else 0.0
 
 
-def _of(share: Errors, one: Errors, times: float, inward: bool) -> Errors:
-    """Return the errors of rounding at most `one` of a sum, `times` as much of it."""
-    unit = one.worst * times
+def _of(share: Errors, one: Errors, count: float, inward: bool) -> Errors:
+    """Return the errors of rounding `count` times what one register loses of a sum."""
+    unit = times(one.worst, count)
     return Errors(share.worst * unit, share.mean * unit, share.variance * unit * unit, inward)
