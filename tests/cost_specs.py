@@ -23,6 +23,15 @@ def aligned(terms, bits, rounding="toward-zero", **fields):
     return {"terms": terms, "fraction_bits": bits, "rounding": rounding, **fields}
 
 
+ODD = {
+    "name": "odd",
+    "exponent_bits": 4,
+    "mantissa_bits": 3,
+    "bias": 5,
+    "infinity": True,
+    "nan": "ieee",
+    "overflow": "nan",
+}
 OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
 PADDED = {"name": "padded", "kind": "integer", "mantissa_bits": 5, "low_padding": 3, "overflow": "saturate"}
 REGISTER = {"result": FP32}
@@ -74,6 +83,11 @@ SPECS = {
         {"s": aligned(4, 13, accumulator=True, result={"format": "fp16", "rounding": "up"})},
         accumulator="fp16",
         flush_inputs="c",
+    ),
+    "an infinity in a format that overflows to NaN": instruction(
+        {"s": aligned(2, 9, accumulator=True, result={"format": ODD, "rounding": "down", "overflow": "infinity"})},
+        a="e5m2",
+        accumulator=ODD,
     ),
     "two BF16 registers": instruction({"s": aligned(4, 14, accumulator=True, result=BF16, remainder=BF16)}),
     "errors summed to the end": instruction(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import isinf
 
 from codesign.evidence.bounds.derive import Bound, Step
 
@@ -76,8 +77,8 @@ def _count(n: str, idle: int) -> str:
 
 def binary(x: float) -> str:
     """Return a number as a small odd number times a power of two, or with three digits."""
-    if not x:
-        return "0"
+    if not x or isinf(x):
+        return "infinity" if x else "0"
     value = Fraction(x)
     exponent = 1 - value.denominator.bit_length()
     odd = value.numerator

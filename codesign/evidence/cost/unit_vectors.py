@@ -289,7 +289,7 @@ def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: s
     if fmt.kind == "integer":
         return _integer_codes(fmt, rng, shape, kind).astype(dtype)
     top = (1 << fmt.exponent_bits) - 1
-    middle = fmt.bias if fmt.exponent_bits > 5 else top // 2
+    middle = fmt.bias if fmt.exponent_bits > 5 and 0 <= fmt.bias <= top else top // 2
     draw = {
         "like": rng.integers(max(middle - 2, 0), min(middle + 3, top + 1), shape),
         "sparse": rng.integers(max(middle - 2, 0), min(middle + 3, top + 1), shape),

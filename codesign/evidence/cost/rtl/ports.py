@@ -94,8 +94,8 @@ def shared_uses(spec: Instruction) -> int:
     scale = spec.scale
     if scale is None or scale.product is None or scale.product.format.nan_code is None:
         return 1
-    assert scale.a
-    assert scale.b
+    if scale.a is None or scale.b is None:  # levels of one operand
+        return 1
     steps = min(scale.a.group[1], scale.b.group[0]) // spec.span
     alone = all(port.per_step == 1 for port in scale_inputs(spec))
     return max(steps, 1) * scale.a.group[0] * scale.b.group[1] if alone else 1
