@@ -110,24 +110,27 @@ def guided_on(path: Path, store: Store) -> list[Row]:
 
 
 def processor(_: Path) -> list[Row]:
-    """Points of the study a second, one kind of sampled evidence on one GEMM, on one process and on all cores."""
+    """Points of the study a second, one kind of sampled evidence on one GEMM, on 1, 2, 4 ... processes up to all cores."""
     space, base = load_space(STUDY)
     space = space.model_copy(update={"workloads": ("deepseek-v3.wgrad.down",)})
     base = base.model_copy(update={"data": {**base.data, "workloads": ["deepseek-v3.wgrad.down"]}})
-    every = [tuple(s.values()) for s in space.points()]
-    rows = []
+    every = random.Random(0).sample([tuple(s.values()) for s in space.points()], space.size)
+    cores = os.cpu_count() or 1
+    rows: list[Row] = []
     for rows_, seeds in ((8, 8), (16, 16)):
-        for processes in sorted({1, os.cpu_count() or 1}):
-            points = tuple(random.Random(processes).sample(every, 24))
-            sampled = space.model_copy(update={"rows": rows_, "columns": rows_})
+        sampled = space.model_copy(update={"rows": rows_, "columns": rows_})
+        alone = 0.0
+        for processes in sorted({2**i for i in range(cores.bit_length()) if 2**i <= cores} | {cores}):
+            points = tuple(every[: 24 * processes])
             wanted = Round(space=sampled, base=base, points=points, seeds=seeds, kinds=("numerics",))
             with tempfile.TemporaryDirectory() as folder:
                 runner = Runner(Store(Path(folder)), lambda n=processes: run.cores(n), 4)  # type: ignore[misc]
                 wanted.tasks()
-                wall, own = time.perf_counter(), os.times()
+                wall = time.perf_counter()
                 runner.complete(wanted)
-                wall, now = time.perf_counter() - wall, os.times()
-            used = sum(now[:4]) - sum(own[:4])
+                wall = time.perf_counter() - wall
+            rate = len(points) / wall
+            alone = alone or rate
             rows.append(
                 {
                     "part": "processor",
@@ -136,7 +139,8 @@ def processor(_: Path) -> list[Row]:
                     "seeds": seeds,
                     "points": len(points),
                     "seconds": round(wall, 2),
-                    "processor_seconds_a_point": round(used / len(points), 4),
+                    "points_a_second": round(rate, 2),
+                    "times_one_process": round(rate / alone, 2),
                     "load": round(os.getloadavg()[0], 1),
                 }
             )
@@ -338,7 +342,7 @@ def table(record: Row) -> str:
             ]
             lines += [f"|{'---|' * len(columns)}"]
             lines += [f"| {' | '.join(str(r[c]) for c in columns)} |" for r in rows]
-    return "\n".join([f"`{COMMAND}`; {record['machine']}.", *lines])
+    return "\n".join([f"`{COMMAND}`", *lines])
 
 
 def main() -> int:
@@ -349,15 +353,13 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("codesign-explore"), help="folder of results of the study")
     arguments = parser.parse_args()
     record: Row = json.loads(RECORD.read_text()) if RECORD.exists() else {"command": COMMAND, "dates": {}, "rows": []}
-    record["machine"] = (
-        f"{os.cpu_count()} cores of a shared machine, Python {sys.version.split()[0]}, numpy {np.__version__}"
-    )
+    machine = f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}"
     for part, function in PARTS.items():
         if getattr(arguments, part):
             made = function(arguments.results)
             record["rows"] = [r for r in record["rows"] if r["part"] != part] + made
             commit = commit_of("isa_model", "codesign", "benchmarks/explore.py", "studies")
-            record["dates"][part] = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}"
+            record["dates"][part] = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}; {machine}"
             write_file(RECORD, json_lines(record), *of_command(COMMAND))
     text = table(record)
     put(ROOT / "docs" / "explore.md", "measured", text)

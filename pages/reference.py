@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,10 +20,12 @@ from asks import asks_text
 from blamed import blamed_text
 from commands import commands_text
 from compared import architectures_text, compared_text, searched_text
+from engine_tables import cpus_text, gpus_text
 from model_tables import answers_text
 from models import Reference, heading, one_line
 from probed import live_text, probed_text
 from proofs import proofs_text
+from training_tables import drifts_text, training_text
 
 from codesign.figures.markdown import table
 from codesign.figures.metric import metrics
@@ -80,6 +83,12 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("probe", "found"): probed_text,
     ("probe", "live"): live_text,
     ("verification", "blame"): blamed_text,
+    **{
+        ("training", name): partial(training_text, name) for name in ("10m-h200", "100m-h200", "tiny", "tiny-fp32-sums")
+    },
+    ("training", "drifts"): drifts_text,
+    ("engines", "gpus"): gpus_text,
+    ("engines", "cpus"): cpus_text,
 }
 """Texts by the page and the name of the marks they stand between."""
 

@@ -24,9 +24,10 @@ from asks import asks
 import codesign.report
 from codesign.figures.escape import Markdown, literal
 from codesign.figures.markdown import table
-from codesign.figures.words import figures_of
-from codesign.report.rules import worst_of
-from codesign.report.tables import number
+from codesign.figures.words import percent
+from codesign.report.page import MARKS
+from codesign.report.summary import SAME, Compared, compared
+from codesign.report.tables import interval, number
 from codesign.report.write import environment
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import read_result
@@ -46,8 +47,23 @@ COMPARED = {
         "fused-tma-cast near-memory-cast warp-level-cast transposed-read-requantised",
     ),
 }
-
-
+COLUMNS = (
+    "proposal",
+    "claims",
+    "total error of D",
+    "error of its sums",
+    "area of the unit",
+    "speed of a layer's Linears",
+    "bytes of a layer",
+)
+"""Columns of a table of proposals on an ask. Errors are today's software's and, after an arrow, the proposal's."""
+BYTES = {"HBM": "hbm_bytes", "network": "network_bytes", "kept for backward": "cache_bytes"}
+"""Metrics of a layer's bytes, by what the index calls them."""
+ABOUT = (
+    "Each figure is the one on the first screen of the proposal's report: the worst over GEMMs and tensors, and over layers. "
+    "Errors: today's software's → the proposal's at that place. Area: of a dot-product unit, over today's. Speed: how many "
+    "times as fast as with today's software. Claims: ✓ supported, ✗ refuted, ? undetermined."
+)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
 """Links of asks.yaml, which are relative to docs/."""
 
@@ -59,45 +75,31 @@ def run(*arguments: str) -> None:
         raise SystemExit(result.returncode)
 
 
-def finding(result: Result) -> str:
-    """Return what the evidence says of a proposal in a few clauses: D, its sums, area, bytes, time, claims."""
-    claims = [v.judgement for v in result.verdicts]
-    judged = ", ".join(f"{claims.count(j)} {j}" for j in ("supported", "refuted", "undetermined") if j in claims)
-    clauses = [*_clauses(result), f"claims: {judged}"]
-    text = "; ".join(clauses)
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _clauses(result: Result) -> Iterator[str]:
-    total, sums = (
-        {v: worst_of(result, f"numerics.{metric}", v) for v in ("software", "proposal")}
-        for metric in ("total_error", "relative_frobenius")
+def cells(result: Result) -> tuple[str, ...]:
+    """Return what the first screen of a report says, by column without the first; nothing where it has no figure."""
+    found = {c.metric.name: c for c in compared(result)}
+    judged = [v.judgement for v in result.verdicts]
+    claims = ", ".join(f"{judged.count(j)} {MARKS[j]}" for j in MARKS if j in judged)
+    errors = (_errors(found.get(f"numerics.{name}")) for name in ("total_error", "relative_frobenius"))
+    ratios = (found.get(name) for name in ("cost.area_ratio", "timing.step_speedup"))
+    changes = ((word, found.get(f"traffic.{name}")) for word, name in BYTES.items())
+    fewer = (
+        f"{word} {_signed(c.ratio.value - 1)}"
+        for word, c in changes
+        if c and c.ratio and abs(c.ratio.value - 1) >= SAME
     )
-    if all(total.values()):
-        before, after = (number(f.value) for f in total.values() if f)
-        yield (
-            f"D is as accurate as with today's software (total error {after})"
-            if before == after
-            else (f"total error of D {after}, with today's software {before}")
-        )
-    if all(sums.values()) and len({number(f.value) for f in sums.values() if f}) > 1:
-        before, after = (number(f.value) for f in sums.values() if f)
-        yield f"error of the sums alone {after}, with today's software {before}"
-    for metric, text in (
-        ("cost.area_ratio", "area of a dot-product unit x{}"),
-        ("timing.step_speedup", "Linears of a layer's step x{} as fast"),
-    ):
-        own = figures_of(result.figures, metric)
-        if own:
-            ends = sorted(number(f.value) for f in own)
-            yield text.format(ends[0] if ends[0] == ends[-1] else f"{ends[0]} to {ends[-1]}")
-    for metric, text in (("traffic.hbm_bytes", "HBM bytes"), ("traffic.network_bytes", "network bytes")):
-        old, new = (
-            next((f.value for f in result.figures if (f.metric, f.variant) == (metric, v)), None)
-            for v in ("software", "proposal")
-        )
-        if old and new and abs(new / old - 1) >= 0.005:
-            yield f"{abs(new / old - 1):.0%} {'more' if new > old else 'fewer'} {text} in a layer's step"
+    return claims, *errors, *(f"×{interval(c.own)}" if c else "" for c in ratios), ", ".join(fewer)
+
+
+def _errors(found: Compared | None) -> str:
+    if found is None:
+        return ""
+    own, before = number(found.own.value), number(found.software.value) if found.software else ""
+    return own if not before else f"{own}, unchanged" if before == own else f"{before} → {own}"
+
+
+def _signed(change: float) -> str:
+    return f"{'+' if change > 0 else '−'}{percent(abs(change))}".replace(" ", "\u00a0")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Found:
 
     name: str
     title: str
-    finding: str
+    cells: tuple[str, ...]
+    """By column, without the first."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Asked:
 
 
 def asked(folder: Path = MADE, page: Path = REPORTS / "README.md") -> list[Asked]:
-    """Return the rows of the index: findings from the results in `folder`; of one that is not there, its finding of before."""
+    """Return the rows of the index: figures from the results in `folder`; of one that is not there, those of before."""
     before = page.read_text(encoding="utf-8") if page.exists() else ""
     return [
         Asked(
@@ -141,28 +144,27 @@ def _found(names: Sequence[str], folder: Path, before: str) -> Iterator[Found]:
         path = folder / name / "result.json"
         if path.exists():
             result = read_result(path)
-            yield Found(name, result.proposal.title, finding(result))
-        elif old := re.search(rf"\[([^\]]*)\]\({name}\.html\) \(`{name}`\)(?:: | \| )(.*?)(?:<br>| \|)", before):
-            yield Found(name, html.unescape(old[1]).replace("\\", ""), old[2])
+            yield Found(name, result.proposal.title, cells(result))
+        elif old := re.search(rf"^\| \[(.*?)\]\({name}\.html\) \| (.*) \|$", before, re.MULTILINE):
+            yield Found(name, html.unescape(old[1]).replace("\\", ""), tuple(x.strip() for x in old[2].split(" | ")))
 
 
 def index(rows: Sequence[Asked]) -> str:
-    """Return the text of reports/README.md: a row for each ask, with a sentence and a link for each proposal on it."""
+    """Return the text of reports/README.md: a section for each ask, with a table of the proposals on it."""
     lines = ["# Reports: what was asked of hardware, what shipped since, and what our evidence says", ""]
     lines += [
         "Each page is one file: download it and open it in a browser, or open [index.html](index.html) in a clone. `codesign "
         "evaluate NAME` makes a page again, with result.json, report.md and the pictures beside; `python pages/reports.py` "
-        "makes all of them. Figures are the worst over GEMMs and tensors.",
+        f"makes all of them. {ABOUT}",
         "",
     ]
     lines += [f"- [{title}]({name}.html)" for name, title in compared_pages()]
-    made = []
     for row in rows:
-        reports = (f"[{literal(f.title)}]({f.name}.html) (`{f.name}`): {f.finding}" for f in row.found)
-        said = "<br>".join([row.says, *reports])
-        ask = f"**{literal(row.ask)}**<br>{literal(row.source)}"
-        made.append((Markdown(ask), literal(row.shipped), Markdown(said)))
-    lines += ["", table("asked for | shipped since | what our evidence says", made)]
+        lines += ["", f"## {literal(row.ask)}", "", literal(row.source), ""]
+        lines += [f"*Shipped since:* {literal(row.shipped)}", "", f"*Our evidence:* {row.says}"]
+        if row.found:
+            proposals = ((Markdown(f"[{literal(f.title)}]({f.name}.html)"), *f.cells) for f in row.found)
+            lines += ["", table(" | ".join(COLUMNS), proposals)]
     return "\n".join(lines) + "\n"
 
 
@@ -171,7 +173,11 @@ def index_page(rows: Sequence[Asked]) -> str:
     made = environment(html=True)
     made.loader = FileSystemLoader([HERE, Path(codesign.report.__file__).parent])
     shown = [replace(row, says=LINK.sub(r"\1", row.says)) for row in rows]
-    return str(made.get_template("index.html.j2").render(rows=shown, compared=list(compared_pages())))
+    return str(
+        made.get_template("index.html.j2").render(
+            rows=shown, columns=COLUMNS, about=ABOUT, compared=list(compared_pages())
+        )
+    )
 
 
 def compared_pages() -> Iterator[tuple[str, str]]:

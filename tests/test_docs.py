@@ -1,19 +1,25 @@
 """The pages: generated parts are current, commands give what is shown, examples hold, links lead somewhere."""
 
+import html
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import yaml
 
+from codesign.evidence.timing.network import measured
+from codesign.workloads.tensor_file import metadata
 from isa_model.diagnostics import parse_yaml
 from isa_model.instruction import Instruction
 from isa_model.library import load
+from kernels.bench.records import FOLDER
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -121,6 +127,87 @@ def test_commands_give_what_their_page_shows(page, tmp_path):
         else:
             assert output == block.output, "python pages/console.py writes it"
             assert code in (0, 1) or "codesign validate" in block.command
+
+
+# -- figures in sentences ----------------------------------------------------------------------------------------------
+
+
+def reported(proposal):
+    """Return the text of a shipped report."""
+    page = (ROOT / "reports" / f"{proposal}.html").read_text()
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", page)))
+
+
+def of_report(proposal, words):
+    """Return the figure behind `words` on the first screen of a shipped report."""
+    return re.search(rf"{words} ×([\d.]+)", reported(proposal))[1]
+
+
+def sparse_rate(n):
+    """Return elements of K per clock of wgmma.sp over wgmma's, from the record: twice the k in the time measured."""
+    record = json.loads((FOLDER / "sparse_rates_h200.json").read_text())
+    rates = record["rate: us of 16384 wgmmas in turn on every SM, zeros, dense and sparse"]
+    name = f"wgmma.m64n{n}k32.f32.e4m3.e4m3"
+    return f"{2 * rates[name][name] / rates[name][f'wgmma.sp.m64n{n}k64.f32.e4m3.e4m3']:.2f}"
+
+
+def peak(model, tile):
+    """Return the largest element over the root mean square of the tensor that a captured tile is from, by the file's header."""
+    header = metadata(ROOT / "codesign" / "workloads" / "captured" / f"{model}.safetensors")
+    return f"{json.loads(header['tiles'])[tile]['activation max/rms']:.0f}"
+
+
+def link(quantity):
+    """Return the start, the rate or the largest error (%) of the line through the measured exchanges between GPUs."""
+    found = measured()
+    values = {"start": found.start_us, "rate": found.rate / 1e3, "error": 100 * found.worst}
+    return f"{values[quantity]:.0f}"
+
+
+LINEARS, LAYER, AREA = "speedup of a layer's Linears", "speedup of a whole layer", "unit area over today's"
+SENTENCES = (
+    (
+        "README.md",
+        r"Linears of a DeepSeek-V3 layer get (\S+) times as fast",
+        partial(of_report, "group-scaled-mma", LINEARS),
+    ),
+    ("README.md", r"the whole layer (\S+) times", partial(of_report, "group-scaled-mma", LAYER)),
+    ("README.md", r"The unit has (\S+) times the area", partial(of_report, "group-scaled-mma", AREA)),
+    ("README.md", r"`group-scaled-mma-ue8m0`\) it has (\S+) times", partial(of_report, "group-scaled-mma-ue8m0", AREA)),
+    ("docs/timing.md", r"multiplies (\S+) times as many elements of K per clock", partial(sparse_rate, 256)),
+    ("docs/timing.md", r"at n = 256, (\S+) times at n = 128", partial(sparse_rate, 128)),
+    ("docs/timing.md", r"within one, (\S+) us and", partial(link, "start")),
+    ("docs/timing.md", r"us and (\S+) GB/s, the line", partial(link, "rate")),
+    ("docs/timing.md", r"on four H200s \((\S+) % off at worst", partial(link, "error")),
+    ("proposals/sparse-2-4-fp8.yaml", r"rate: (\S+)", partial(sparse_rate, 256)),
+    ("docs/tensors.md", r"has an element (\S+) times its root mean square", partial(peak, "mpnet-base", "down")),
+    (
+        "docs/tensors.md",
+        r"(\S+) times the root mean square at the first weights",
+        partial(peak, "proxy-10m", "down-start"),
+    ),
+    ("docs/tensors.md", r"(\S+) times after 2000 steps at 10M", partial(peak, "proxy-10m", "down-end")),
+    ("docs/tensors.md", r"(\S+) times after 1550 steps at 118M", partial(peak, "proxy-100m", "down-end")),
+)
+"""Figures in sentences: the file, the sentence with the figure in a group, and its source."""
+
+
+@pytest.mark.parametrize(("page", "sentence", "source"), SENTENCES)
+def test_a_figure_in_a_sentence_is_its_source_s(page, sentence, source):
+    """What a sentence says is what the shipped report or the record says, to the digits of the sentence."""
+    text = re.sub(r"\s+", " ", (ROOT / page).read_text())
+    assert re.search(sentence, text)[1] == source()
+
+
+def test_the_readme_shows_the_verdicts_of_the_shipped_report():
+    """Every interval, and the count of claims, of the README's evaluation are in the shipped report."""
+    block = re.search(
+        r"\$ codesign evaluate group-scaled-mma\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.DOTALL
+    )
+    shown = re.findall(r"[\d.e-]+ \[[\d.e-]+, [\d.e-]+\]|\d of \d claims hold", block[1])
+    text = reported("group-scaled-mma")
+    assert len(shown) >= 5
+    assert [figure for figure in shown if figure not in text] == []
 
 
 # -- links and the site ------------------------------------------------------------------------------------------------

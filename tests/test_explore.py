@@ -326,6 +326,8 @@ def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):
         "The least bits that keeps error in bounds on normal data at every setting of the other axes: 29 at K = 4096."
     )
     assert list(found.sentences) == [said]
+    ((*place, _),) = found.rows
+    assert list(replace(found, rows=((*place, (None, 28, 28)),)).sentences) == []  # not at every setting
     wide, _, points = points_of(
         tmp_path, text.replace(", narrow: {change: {stages: {fuse: {result: {format: e8m13}}}}}", ", same: {rate: 1}")
     )

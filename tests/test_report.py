@@ -304,19 +304,37 @@ def test_each_shipped_proposal_answers_an_ask(reports):
     assert all(row.says.startswith("No proposal") for row in rows if not row.proposals)
 
 
-def test_the_index_keeps_findings_of_pages_that_were_not_made_again(reports, tmp_path):
+def test_the_index_keeps_figures_of_pages_that_were_not_made_again(reports, tmp_path):
     """Read from its own text; a title with markup or brackets comes back as it was; the page links to each report."""
     row = reports.Asked(
         "More bits",
         "a report, 3.5",
         "Nothing.",
         "Half the bytes ([gemm](../docs/gemm.md)).",
-        (reports.Found("e5m6-storage", "E5M6 `and` <more>", "D is as before."),),
+        (reports.Found("e5m6-storage", "E5M6 `and` <more>", ("1 ✓, 1 ?", "0.2 → 0.1", "", "", "", "×1", "")),),
     )
     text = reports.index([row])
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     again = [found for asked in reports.asked(tmp_path, tmp_path / "README.md") for found in asked.found]
     assert again == list(row.found)
-    assert "Half the bytes ([gemm](../docs/gemm.md)).<br>[E5M6" in text
-    assert "<p>Half the bytes (gemm).</p>" in reports.index_page([row])
-    assert '<a href="e5m6-storage.html">E5M6 `and` &lt;more&gt;</a>: D is as before.' in reports.index_page([row])
+    assert "Half the bytes ([gemm](../docs/gemm.md))." in text
+    assert "<dd>Half the bytes (gemm).</dd>" in reports.index_page([row])
+    link = '<a href="e5m6-storage.html">E5M6 `and` &lt;more&gt;</a>'
+    assert f"<td>{link}</td><td>1 ✓, 1 ?</td><td>0.2 → 0.1</td>" in reports.index_page([row])
+
+
+def test_a_row_of_the_index_has_the_figures_of_the_first_screen(reports):
+    """Errors as today's and the proposal's, ratios with intervals, bytes that differ; nothing where there is no figure."""
+    made = result(
+        figure(TOTAL, 0.1),
+        figure(TOTAL, 0.2, "software"),
+        figure(SUMS, 1e-3),
+        figure(SUMS, 1e-3, "software"),
+        figure(AREA, 2.0, half=0.5, workload="", tensors=""),
+        figure("traffic.hbm_bytes", 9e9, workload="llama", tensors=""),
+        figure("traffic.hbm_bytes", 10e9, "software", workload="llama", tensors=""),
+        verdicts=(verdict(), verdict("refuted"), verdict("refuted")),
+    )
+    area, size = "×2 [1.5, 2.5]", "HBM −10\u00a0%"
+    assert reports.cells(made) == ("1 ✓, 2 ✗", "0.2 → 0.1", "0.001, unchanged", area, "", size)
+    assert reports.cells(result()) == ("",) * 6

@@ -36,10 +36,13 @@ class Surface:
 
     @property
     def sentences(self) -> Iterator[str]:
-        """The break-even over K for each tensor source: `17 up to K = 4096, 19 at K = 8192 and above`; none without one."""
+        """The break-even over K for each tensor source, such as `17 up to K = 4096, 19 at K = 8192 and above`.
+
+        There is none unless every column has one.
+        """
         for tensors in dict.fromkeys(row[1] for row in self.rows):
             found = {
-                (k, (max if self.least else min)(_filled(c), default=None))
+                (k, None if None in c else (max if self.least else min)(_filled(c), default=None))
                 for _, t, k, c in self.rows
                 if k and t == tensors
             }

@@ -46,7 +46,7 @@ class Assumptions:
 
     attention_forward: float = 0.75
     """Rate of forward attention, as a share of the measured BF16 ceiling. Our choice between FlashAttention-3's best, 740
-    TFLOP/s or 0.95 of the ceiling on an H100 (arXiv 2407.08608), and short causal sequences."""
+    TFLOP/s or 0.94 of the ceiling on an H100 (arXiv 2407.08608), and short causal sequences."""
     attention_backward: float = 0.6
     """Rate of backward attention, as a share of the measured BF16 ceiling. Our choice."""
     element_wise: float = 1.0
