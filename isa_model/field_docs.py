@@ -43,6 +43,10 @@ def field_docs(model: type) -> dict[str, str]:
     return found
 
 
+_SCALARS = frozenset((str, int, float, type(None)))
+"""Types of most values, none of them a boolean's."""
+
+
 @cache
 def _numeric(model: type[BaseModel]) -> frozenset[str]:
     """Return the fields that hold numbers and no booleans."""
@@ -90,6 +94,8 @@ class Described(BaseModel):
     @classmethod
     def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse booleans, which Python counts as integers, where numbers are wanted."""
+        if type(value) in _SCALARS:
+            return value
         if info.field_name in _numeric(cls) and (found := list(_booleans(value))):
             raise together(
                 at(*path, message=f"`{str(each).lower()}` is not a number", hint="a number") for each, path in found
