@@ -102,7 +102,7 @@ class Described(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema whose numeric fields refuse booleans; a validator of all fields would be slow to start and to run."""
+        """Return the schema, whose numeric fields refuse booleans; a validator of all fields would be slow to start."""
         schema = handler(source)
         fields: Any = handler.resolve_ref_schema(schema)
         while fields["type"] != "model-fields":

@@ -417,7 +417,8 @@ def _square_of(spread: Array) -> float:
 
 def _spread(influence: Array) -> Array:
     """Return the influences less their mean."""
-    return influence - influence.sum() / len(influence)
+    spread: Array = influence - influence.sum() / len(influence)
+    return spread
 
 
 def _mean(x: Array) -> float:
