@@ -178,8 +178,8 @@ def source(plan: Plan, width: int = WIDTH) -> str:
         types[f"number_{letter.lower()}"] = "float" if narrow else "double"
         defines[f"NUMBER_{letter}(code)"] = _number(fmt, spec.flush_operands, narrow)
         aligned = spec.widen or fmt
-        plain = Emitter.align("x", aligned)
-        defines[f"ALIGN_{letter}(x)"] = f"align_narrow(x, {aligned.min_exponent})" if narrow else plain
+        usual = Emitter.align("x", aligned)
+        defines[f"ALIGN_{letter}(x)"] = f"align_narrow(x, {aligned.min_exponent})" if narrow else usual
         defines[f"GROUP_{letter}_K"], defines[f"GROUP_{letter}_{'M' if is_a else 'N'}"] = f"{along}L", f"{across}L"
         defines[f"GROUPS_{letter}"] = (chunk - 1) // along + 2 if scale else 1
         if scale:
