@@ -74,9 +74,10 @@ def test_weights_in_a_narrow_format_are_where_every_variant_starts():
     for tensors in ("normal", "captured"):
         gemm = next(g for g, t in FP4.trials if t == tensors)
         trial = Trial(gemm, tensors, range(2), 8, 8, FP4.rule)
-        found = {c.variant: trial.result(c) for c in variants(FP4) if c.at is None}
+        compared = {c.variant: c for c in variants(FP4) if c.at is None}
+        found = {name: trial.result(c) for name, c in compared.items()}
         for name in ("software", "proposal"):
-            b = found[name].operands[1]
+            _, b = trial.operands(compared[name].instruction, compared[name].flows)
             assert np.array_equal(b.values * b.factor[..., None], trial.b.x), name
         errors = {name: estimates(errors_of(o))["numerics.quantisation_error"].value for name, o in found.items()}
         assert errors["software"] == errors["proposal"] > 0

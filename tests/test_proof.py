@@ -1,5 +1,7 @@
 """Proofs of units: the definition as bit vectors equals golden, blocks are proved, planted faults are refuted with operands."""
 
+import sys
+
 import pytest
 
 pytest.importorskip("amaranth")
@@ -107,7 +109,9 @@ def test_rounding_and_products_on_bit_vectors_equal_golden(data):
 
 def test_a_small_unit_is_proved():
     """Every block of a unit is proved, no theorem is open, and golden's own code composes them."""
+    before = sys.getrecursionlimit()
     record = prove(SMALL, 60)
+    assert sys.getrecursionlimit() == before  # a raised one lets deeply nested JSON overflow the stack
     assert record.status == "proved"
     assert not record.open
     assert {b.block.split()[0] for b in record.blocks} >= {

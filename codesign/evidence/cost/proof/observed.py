@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -279,7 +278,6 @@ def flat(rtlil: str) -> FlatNetlist:
 
 def observe_unit(spec: Instruction, seconds: float) -> tuple[Observed, FlatNetlist]:
     """Return a unit whose recorded wires are observed, and the unit as it is shipped."""
-    sys.setrecursionlimit(100_000)
     names: dict[int, str] = {}
     observed: dict[str, Any] = {}
 

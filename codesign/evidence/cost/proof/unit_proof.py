@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import numpy as np
@@ -28,6 +30,18 @@ TRIES = 24
 """Operands tried to make a block's fault reach D."""
 
 
+@contextlib.contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Allow 100,000 levels of calls: terms are as deep as the unit is long. Afterwards the limit is what it was."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@_deep_recursion()
 def prove(spec: Instruction, seconds: float = SECONDS, commit: str = "") -> ProofRecord:
     """Prove that the RTL of an instruction's unit computes golden's D, block by block and composed. Needs the extra `cost`.
 
