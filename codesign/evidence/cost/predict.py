@@ -159,7 +159,7 @@ def predict(spec: Instruction) -> UnitCost:
         value = sum(coefficient * found[size] for size, coefficient in law.coefficients.items())
         most = max(law.random.most, law.by_family.get(kind, law.families).most)
         estimates[quantity] = CostEstimate(value=value, low=value / (1 + most), high=value * (1 + most))
-    return UnitCost(products=spec.span, **estimates, origin=f"predicted, {_error('area', kind)}")
+    return UnitCost(products=spec.span, **estimates, origin=f"predicted from other designs, {_error('area', kind)}")
 
 
 def _error(quantity: str, kind: str) -> str:
@@ -167,8 +167,8 @@ def _error(quantity: str, kind: str) -> str:
     law = model().laws[quantity]
     alone = law.by_family.get(kind, law.families)
     return (
-        f"mean error on held-out designs {100 * law.random.mean:.1f} %, "
-        f"on {kind}, held out together, {100 * alone.mean:.1f} %"
+        f"mean error {100 * law.random.mean:.1f} % on held-out designs, {100 * alone.mean:.1f} % on {kind} if all of them are "
+        "held out"
     )
 
 
@@ -182,7 +182,7 @@ def predicted(new: Instruction, old: Instruction) -> Iterator[ChipFigure]:
 
     def figure(metric: str, quantity: str, of: Callable[[float, float], float]) -> ChipFigure:
         its, base = getattr(x, quantity), getattr(y, quantity).value
-        source = f"predicted, {_error(quantity, family(new))}, commit {model().commit}"
+        source = f"predicted from other designs, {_error(quantity, family(new))}, commit {model().commit}"
         value, low, high = (of(end, base) for end in (its.value, its.low, its.high))
         return ChipFigure(metric, value, low, high, "modelled", source)
 
