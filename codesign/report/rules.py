@@ -73,7 +73,7 @@ def register_limits(result: Result) -> Iterator[Advice]:
 
 
 def unused_precision(result: Result) -> Iterator[Advice]:
-    """Name the cheapest value of a parameter that keeps all claims with a break-even in it, if the proposal has a dearer one."""
+    """Name the cheapest value of a parameter that keeps all claims with a break-even in it, if the proposal's is dearer."""
     all_found: dict[str, list[BreakEven]] = {}
     claims: dict[str, list[str]] = {}
     for i, verdict in enumerate(result.verdicts, 1):
