@@ -143,6 +143,8 @@ def _sampling(given: Mapping[str, Any]) -> Sampling:
             if name in values and not least <= whole_number(name, values[name]) <= most:
                 raise ValueError(f"{name} is {values[name]}; from {least} to {most}")
         if "seeds" in values:
+            if isinstance(values["seeds"], int):
+                raise ValueError(f"seeds is {values['seeds']}; expected a sequence of numbers")
             first = islice(values["seeds"], MOST_SEEDS + 1)  # of a range of any length
             seeds = values["seeds"] = tuple(whole_number("a seed", seed) for seed in first)
             kept = 0 < len(seeds) <= MOST_SEEDS and len(set(seeds)) == len(seeds)

@@ -132,6 +132,9 @@ def matmul(
     elif isinstance(instruction, Proposal):
         instruction = instruction.proposed()
     require("the instruction", instruction, Instruction, "it comes first, as a name, a Proposal or an Instruction")
+    for name, x in (("a", a), ("b", b)):
+        if isinstance(x, Quantised):
+            raise ValueError(f"{name} is a Quantised; pass its `codes` as {name}, and its `scales` as scale_{name}")
     given = next((x for x in (a, b, c) if _is_tensor(x)), a)
     return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine))
 

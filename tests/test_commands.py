@@ -91,6 +91,22 @@ def test_a_report_goes_into_the_current_folder_and_is_printed_again(empty, capsy
     assert run(["report", "codesign-reports/small", "--replay", "codesign-reports/small"]) == 2
 
 
+def test_a_result_stands_for_its_proposal(empty, capsys):
+    """Who is handed a result.json alone can show its instruction and bound its sums, in the same words as from the proposal."""
+    (empty / "small.yaml").write_text(SMALL)
+    assert run(["evaluate", "small.yaml", *TINY]) == 0
+    capsys.readouterr()
+    for command in ("show", "bound"):
+        said = []
+        for target in ("small.yaml", "codesign-reports/small/result.json"):
+            assert run([command, target]) == 0
+            said.append(capsys.readouterr().out)
+        assert said[0] == said[1]
+    (empty / "other.json").write_text("{}")
+    assert run(["show", "other.json"]) == 2
+    assert "other.json is no result.json" in capsys.readouterr().err
+
+
 def test_evaluating_a_shipped_proposal_leaves_the_shipped_reports_alone(monkeypatch):
     """The default folder of reports is not tracked by git, so that shipped reports are not overwritten."""
     from codesign.report.lookup import FOLDER

@@ -114,7 +114,9 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path):
 def test_the_command_writes_all_files(tmp_path, capsys):
     """`codesign disclose` prints IME's parameters; an instruction with random bits has vectors, too."""
     assert run(["disclose", "cdna1.mfma.f32_32x32x4bf16", "--out", str(tmp_path / "d")]) == 0
-    assert "psm: 0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("parameters by RISC-V IME (https://github.com/")
+    assert "  psm: 0\n" in said
     names = {path.name for path in (tmp_path / "d").iterdir()}
     assert names == {FILE, "golden.c", "golden.h", "pseudocode.md", "vectors.jsonl", "SHA256SUMS"}
     write(SPECS["random bits"], tmp_path / "random")

@@ -275,6 +275,12 @@ def test_samplings_that_no_evaluation_takes_are_refused_at_once(sampling):
         codesign.evaluate("group-scaled-mma", **sampling)
 
 
+def test_a_number_of_seeds_is_told_to_be_a_sequence():
+    """`seeds=4` is a natural guess; the message says what is expected."""
+    with pytest.raises(codesign.InputError, match="seeds is 4; expected a sequence"):
+        codesign.evaluate("group-scaled-mma", seeds=4)
+
+
 def test_a_script_needs_no_main_guard(tmp_path):
     """Workers do not import the caller's script, so that it runs once; with `main` they can call its functions."""
     (tmp_path / "bare.py").write_text(
@@ -397,6 +403,7 @@ X = np.ones((2, 128), np.float32)
         (lambda: codesign.matmul("hopper.wgma", X, X), "no instruction"),
         (lambda: codesign.matmul("group-scaled-mm", X, X), "did you mean `group-scaled-mma`"),
         (lambda: codesign.matmul(X, X, WGMMA), "the instruction is of type ndarray; it comes first"),
+        (lambda: codesign.matmul(WGMMA, X, codesign.quantise("e4m3", X)), "pass its `codes` as b"),
         (lambda: codesign.matmul(WGMMA, X, X.T), "got float32 (2, 128); encode it first"),
     ],
 )

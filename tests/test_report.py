@@ -11,6 +11,7 @@ import pytest
 from codesign.figures.evidence import heat_map
 from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
+from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Claim
 from codesign.proposal.shipped import names
 from codesign.report import page, pictures, summary
@@ -82,6 +83,17 @@ def test_the_first_screen_says_what_is_bought_and_what_it_costs():
         "time: no kernel of it is timed; Method says why",
         f"energy: {metric_named('cost.energy_ratio').absent}",
     )
+
+
+def test_the_head_names_the_software_and_where_the_proposal_is_judged():
+    """The baseline that fits the base is named; one with another promotion is called changed."""
+    made = load_proposal(names()["batch-invariant-split-k"])
+    title = made.practice.title
+    assert summary.judged_on(made).startswith(f"Today's software: {title}. Judged on {made.workloads[0]}")
+    assert summary.judged_on(made).endswith(f"{made.tensors[-1]}.")
+    software = made.software.model_copy(update={"promote_every": 256})
+    changed = summary.judged_on(made.model_copy(update={"software": software}))
+    assert changed.startswith(f"Today's software: {title}, changed as Method says.")
 
 
 def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():

@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import codesign
 from codesign.figures.figure import Figure, Plot, Series
 from codesign.proposal.proposal import Claim
 from codesign.proposal.shipped import names
@@ -34,7 +36,7 @@ def bits(own, limit, condition="normal data", **more):
 
 def result(*figures, verdicts=(), plots=(), name="mine", proposed=None):
     return SimpleNamespace(
-        proposed=proposed,
+        proposed=proposed or load("hopper.wgmma.m64n256k32.f32.e4m3.e4m3"),
         figures=figures,
         verdicts=verdicts,
         evidence=(SimpleNamespace(plots=plots),),
@@ -87,9 +89,7 @@ def test_bits_that_no_claim_needs_are_named_with_their_area():
     areas = (figure("cost.area_ratio", 2.0), figure("cost.area_ratio", 1.5, at=17))
     held = (verdict("supported", break_even=(bits(25, 11),)), verdict("supported", break_even=(bits(25, 17),)))
     (text,) = said(rules.unused_precision, result(*areas, verdicts=held))
-    assert text.startswith(
-        "stages.fuse.fraction_bits 17 instead of 25 is enough for every claim that depends on it, with ×1.5"
-    )
+    assert text.startswith("stages.fuse.fraction_bits 17 instead of 25 is enough for claims 1 and 2, with ×1.5")
     lost = (*held, verdict("refuted", break_even=(bits(25, None),)))
     assert said(rules.unused_precision, result(*areas, verdicts=lost)) == []
     assert said(rules.unused_precision, result(verdicts=(verdict("supported", break_even=(bits(17, 17),)),))) == []
@@ -149,6 +149,33 @@ def test_quantisation_that_hides_better_sums_is_named():
     same = (figure(SUMS, 1e-3), figure(SUMS, 1e-3, "software"))
     assert said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), *same)) == []
     assert said(rules.quantisation_dominates, result()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "help_"),
+    [("group-scaled-mma-ue8m0", False), ("group-scaled-mma", True), ("blackwell-nvf4", True), ("hif4", True)],
+)
+def test_finer_groups_are_advised_only_where_they_help(name, help_):
+    """Power-of-two scales of FP8 shift exponents, whatever the groups; FP32 scales and FP4 elements gain from finer ones."""
+    better = (figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), figure(SUMS, 1e-6), figure(SUMS, 1e-3, "software"))
+    (text,) = said(rules.quantisation_dominates, result(*better, proposed=codesign.load(name).proposed()))
+    assert ("finer groups would improve D" in text) == help_
+    assert ("finer groups would not improve D" in text) != help_
+
+
+@pytest.mark.parametrize(("fmt", "help_"), [("e4m3", False), ("e5m2", False), ("e2m1", True)])
+def test_finer_groups_with_power_of_two_scales_help_only_narrow_exponents(fmt, help_):
+    """What the advice rests on: quantisation error of normal data in groups of 128 and of 16."""
+    x = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
+
+    def error(group):
+        cast = codesign.quantise(fmt, x, group=(1, group), scale="ue8m0")
+        return np.linalg.norm(codesign.dequantise(cast) - x) / np.linalg.norm(x)
+
+    assert (error(16) < 0.95 * error(128)) == help_
+    assert (
+        load(f"blackwell.tcgen05.m128n128k32.kind::f8f6f4.f32.{fmt}.{fmt}").a.exponent_bits < rules.WIDE_RANGE
+    ) == help_
 
 
 def test_operands_in_slices_are_told_to_have_more_of_them():
@@ -258,7 +285,9 @@ def test_every_rule_is_used_and_points_to_shipped_proposals():
     text = Path(rules.__file__).read_text(encoding="utf-8")
     written = re.findall(r"^def ([a-z]\w*)\(result: Result\) -> Iterator\[Advice\]", text, re.MULTILINE)
     assert {rule.__name__ for rule in rules.RULES} == set(written)
-    seen = re.findall(r"see\(result, '([a-z0-9-]+)'\)", text) + re.findall(r'", "([a-z0-9-]+)"\)$', text, re.MULTILINE)
+    seen = re.findall(r"see\(result, ['\"]([a-z0-9-]+)['\"]\)", text) + re.findall(
+        r'", "([a-z0-9-]+)"\)$', text, re.MULTILINE
+    )
     assert len(seen) == 4
     assert set(seen) <= set(names())
     assert [a.title for a in rules.advice(result(figure("timing.layer_ceiling", 1.1)))] == ["Amdahl's law"]

@@ -43,7 +43,7 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="INSTRUCTION|PROPOSAL",
-        help="A file, or the name of an instruction or of a shipped proposal.",
+        help="A file (a report's result.json, too), or the name of an instruction or of a shipped proposal.",
         autocompletion=complete_targets,
     ),
 ]

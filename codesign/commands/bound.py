@@ -47,7 +47,7 @@ def bound(
     from codesign.evidence.bounds.derive import bound as derive
     from codesign.evidence.bounds.formula import formulas
     from codesign.evidence.bounds.witness import search
-    from codesign.proposal.target import instruction_of
+    from codesign.report.lookup import instruction_of
     from isa_model.promotion import promoted
 
     instruction = instruction_of(target)

@@ -21,7 +21,7 @@ def disclose(
 
     RISC-V IME asks for the reduction algorithm and its parameters of sums that are not exact.
     """
-    from codesign.proposal.target import instruction_of
+    from codesign.report.lookup import instruction_of
     from codesign.verification.disclosure import write
     from isa_model.output_files import untracked
 
@@ -29,8 +29,10 @@ def disclose(
     folder = out or folder_of("disclosure", instruction)
     with Progress(f"disclosure of {instruction.name}"):
         document = write(instruction, folder)
-    for name, value in document["riscv_ime"].items():
-        print(f"{name}: {value}")
+    parameters = dict(document["riscv_ime"])
+    print(f"parameters by RISC-V IME ({parameters.pop('source')}):")
+    for name, value in parameters.items():
+        print(f"  {name}: {value}")
     if "none" in document["vectors"]:
         print(f"no vectors: {document['vectors']['none']}", file=sys.stderr)
     if out is None:

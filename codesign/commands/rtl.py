@@ -42,7 +42,7 @@ def rtl(
     """
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.export import export
-    from codesign.proposal.target import instruction_of
+    from codesign.report.lookup import instruction_of
     from isa_model.diagnostics import InputError
     from isa_model.output_files import untracked
 

@@ -110,7 +110,7 @@ def show(target: Target) -> int:
     """Print the ISA-manual page of an instruction or proposal."""
     from codesign.proposal.manual import page, proposal_page
     from codesign.proposal.proposal import Proposal
-    from codesign.proposal.target import meant
+    from codesign.report.lookup import meant
 
     found = meant(target)
     sections = proposal_page(found) if isinstance(found, Proposal) else page(found)

@@ -37,7 +37,7 @@ def vectors(
 
     They are written as JSON lines and for $readmemh; their coverage is shown.
     """
-    from codesign.proposal.target import instruction_of
+    from codesign.report.lookup import instruction_of
     from isa_model.output_files import untracked
     from isa_model.vectors import vector_files
     from isa_model.vectors.coverage import measure

@@ -1,15 +1,18 @@
-"""Find the report that a command's argument names."""
+"""Find the report, the instruction or the proposal that a command's argument names."""
 
 from __future__ import annotations
 
 from os.path import exists  # as Path.exists, but False for names that no file can have
 from pathlib import Path
 
+from codesign.proposal import target as named
 from codesign.proposal.load import load_proposal
+from codesign.proposal.proposal import Proposal
 from codesign.proposal.shipped import HOME, names, proposal_file
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import read_result
 from isa_model.diagnostics import InputError, suggest
+from isa_model.instruction import Instruction
 from isa_model.library import is_path
 
 FOLDER = Path("codesign-reports")
@@ -24,8 +27,8 @@ def result_of(target: str) -> tuple[Path, Result]:
     Raises InputError for anything else, and for a proposal that has changed since its report or has none.
     """
     path = Path(target)
-    named = not (is_path(target) or target in names() or exists(path))
-    if named and exists(own := FOLDER / target / "result.json"):
+    by_name = not (is_path(target) or target in names() or exists(path))
+    if by_name and exists(own := FOLDER / target / "result.json"):
         path = own
     if path.suffix not in (".yaml", ".yml") and (exists(path) or target not in names()):
         if not exists(path) and not is_path(target) and path.suffix != ".json":
@@ -41,3 +44,17 @@ def result_of(target: str) -> tuple[Path, Result]:
             return file, result
     hint = f"codesign evaluate {target}" + (f"; the page that ships is {page}" if page.exists() else "")
     raise InputError.of(f"{target} {'changed since its report' if file.exists() else 'has no report here'}", hint)
+
+
+def meant(target: str) -> Instruction | Proposal:
+    """Return the instruction or proposal that a file or name stands for; for a result.json, its proposal.
+
+    Raises InputError if there is none.
+    """
+    return read_result(Path(target)).proposal if target.endswith(".json") else named.meant(target)
+
+
+def instruction_of(target: str) -> Instruction:
+    """Return the instruction that a file or name stands for; for a proposal or a result.json, the changed one."""
+    found = meant(target)
+    return found.proposed() if isinstance(found, Proposal) else found

@@ -20,6 +20,7 @@ from codesign.verdicts.evaluate import Result
 from codesign.verdicts.readings import read
 from codesign.verdicts.verdict import BreakEven
 from codesign.workloads.tensors import CAPTURED
+from isa_model.instruction import Instruction
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ def register_limits(result: Result) -> Iterator[Advice]:
 
 
 def unused_precision(result: Result) -> Iterator[Advice]:
-    """Name the cheapest value of a parameter that keeps every claim that depends on it, if the proposal has a dearer one."""
+    """Name the cheapest value of a parameter that keeps all claims with a break-even in it, if the proposal's is dearer."""
     all_found: dict[str, list[BreakEven]] = {}
-    for verdict in result.verdicts:
+    claims: dict[str, list[str]] = {}
+    for i, verdict in enumerate(result.verdicts, 1):
         for parameter, found in by_parameter(verdict.break_even).items():
+            claims.setdefault(parameter, []).append(str(i))
             all_found.setdefault(parameter, []).extend(found)
             if verdict.judgement != "supported":
                 all_found[parameter].append(found[0].model_copy(update={"limit": None}))
@@ -91,7 +94,8 @@ def unused_precision(result: Result) -> Iterator[Advice]:
         )
         yield Advice(
             "More than the claims need",
-            f"{parameter} {need} instead of {own} is enough for every claim that depends on it{cheaper}{conditions(found)}.",
+            f"{parameter} {need} instead of {own} is enough for claim{'s' * (len(claims[parameter]) > 1)} "
+            f"{listed(claims[parameter])}{cheaper}{conditions(found)}.",
         )
 
 
@@ -176,12 +180,21 @@ def quantisation_dominates(result: Result) -> Iterator[Advice]:
         return
     share = quantised.value / total.value
     if sums.value is not None and sums.value < before.value / 2 and share >= 0.9:
-        finer = f"finer groups would improve D{see(result, 'group-scaled-mma-ue4m3')}"
+        example = see(result, "group-scaled-mma-ue4m3")
+        if result.proposal.in_slices:
+            better = "more slices or products of them would improve D"
+        elif _groups_matter_not(result.proposed):
+            better = (
+                "finer groups would not improve D, because power-of-two scales only shift exponents; more mantissa bits, in "
+                f"elements or scales, would{example}"
+            )
+        else:
+            better = f"finer groups would improve D{example}"
         yield Advice(
             "Quantisation dominates",
             f"Quantisation alone causes an error of {number(quantised.value)}, out of {number(total.value)} in total. That the "
             f"error of sums is {number(sums.value)} instead of {number(before.value)} is not visible in D; "
-            f"{'more slices or products of them would improve D' if result.proposal.in_slices else finer}.",
+            f"{better}.",
         )
 
 
@@ -291,6 +304,8 @@ MOST_SEEDS = 64
 """Largest factor of seeds that is worth proposing."""
 FP32_BITS = 23
 """Mantissa bits of FP32; a register with fewer may limit the sums."""
+WIDE_RANGE = 4
+"""Exponent bits of elements, from which few elements of a group underflow (E4M3, E5M2)."""
 FEWEST_PLACES = 6
 """Fewest pairs of GEMM and tensors of which one can stand out."""
 
@@ -306,6 +321,21 @@ def see(result: Result, name: str) -> str:
 def worst_of(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
     """Return the worst figure of a metric and a variant; None if there is none."""
     return worst(figures_of(result.figures, metric, variant))
+
+
+def _groups_matter_not(proposed: Instruction) -> bool:
+    """Return whether finer groups leave the quantisation error as it is.
+
+    A power-of-two scale moves an element's exponent and leaves its relative rounding error, unless the element underflows.
+    """
+    scale = proposed.scale
+    sides = [(proposed.a, scale.a), (proposed.b, scale.b)] if scale else []
+    return bool(sides) and all(
+        side is not None
+        and fmt.exponent_bits >= WIDE_RANGE
+        and not any(level.format.mantissa_bits for level in side.levels)
+        for fmt, side in sides
+    )
 
 
 def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: str, name: str) -> Iterator[Advice]:

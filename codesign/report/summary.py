@@ -12,6 +12,7 @@ from math import inf
 from codesign.figures.figure import Figure
 from codesign.figures.metric import Metric, Topic, metric_named, metrics
 from codesign.figures.words import listed, percent, worst
+from codesign.proposal.proposal import Proposal
 from codesign.report.tables import interval, number, of_summary
 from codesign.verdicts.compare import against_software
 from codesign.verdicts.evaluate import Result
@@ -56,6 +57,14 @@ class Compared:
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
+
+
+def judged_on(proposal: Proposal) -> str:
+    """Return what the proposal is compared with, and on which GEMMs and tensors."""
+    software = proposal.software
+    changed = "" if {software.promote_every, software.group} == {"baseline"} else ", changed as Method says"
+    where = f"{listed(proposal.workloads)}; tensors: {listed(proposal.tensors)}"
+    return f"Today's software: {proposal.practice.title}{changed}. Judged on {where}."
 
 
 def lines(result: Result) -> list[Line]:

@@ -13,7 +13,7 @@ from codesign.figures.strips import strips
 from codesign.report import page
 from codesign.report.pictures import claims_picture, gains_and_costs, tornado
 from codesign.report.rules import advice
-from codesign.report.summary import lines
+from codesign.report.summary import judged_on, lines
 from codesign.verdicts.evaluate import Result
 from codesign.verdicts.read_result import drawing, read_result
 from isa_model.output_files import check_folder, json_lines, write_folder
@@ -58,7 +58,12 @@ def contents(result: Result) -> dict[str, str]:
     data = result.model_dump(mode="json", exclude={"evidence"})
     data["evidence"] = [found.model_dump(mode="json", exclude_defaults=True) for found in result.evidence]
     drawn = {"proposal": result.proposal, "headline": result.headline, "plots": plots}
-    drawn |= {"glance": lines(result), "gains": page.gains(result), "bounds": page.bounds(result)}
+    drawn |= {
+        "judged": judged_on(result.proposal),
+        "glance": lines(result),
+        "gains": page.gains(result),
+        "bounds": page.bounds(result),
+    }
     drawn |= {"verdicts": page.verdict_texts(result), "advice": advice(result), "parts": list(page.parts(result))}
     return {
         "result.json": json_lines(data, nested=("evidence",)),

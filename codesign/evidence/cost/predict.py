@@ -167,7 +167,7 @@ def predict(spec: Instruction) -> UnitCost:
         value = sum(coefficient * found[size] for size, coefficient in law.coefficients.items())
         most = max(law.random.most, law.by_family.get(kind, law.families).most, IN_TWO_MOST * (kind == IN_TWO))
         estimates[quantity] = CostEstimate(value=value, low=value / (1 + most), high=value * (1 + most))
-    return UnitCost(products=spec.span, **estimates, origin=f"predicted, {_error('area', kind)}")
+    return UnitCost(products=spec.span, **estimates, origin=f"predicted from other designs, {_error('area', kind)}")
 
 
 def _error(quantity: str, kind: str) -> str:
@@ -177,8 +177,8 @@ def _error(quantity: str, kind: str) -> str:
     if kind == IN_TWO:
         return f"error on {kind}, none of which the fit saw, up to {100 * IN_TWO_MOST:.0f} %"
     return (
-        f"mean error on held-out designs {100 * law.random.mean:.1f} %, "
-        f"on {kind}, held out together, {100 * alone.mean:.1f} %"
+        f"mean error {100 * law.random.mean:.1f} % on held-out designs, {100 * alone.mean:.1f} % on {kind} if all of them are "
+        "held out"
     )
 
 
@@ -192,7 +192,7 @@ def predicted(new: Instruction, old: Instruction) -> Iterator[ChipFigure]:
 
     def figure(metric: str, quantity: str, of: Callable[[float, float], float]) -> ChipFigure:
         its, base = getattr(x, quantity), getattr(y, quantity).value
-        source = f"predicted, {_error(quantity, family(new))}, commit {model().commit}"
+        source = f"predicted from other designs, {_error(quantity, family(new))}, commit {model().commit}"
         value, low, high = (of(end, base) for end in (its.value, its.low, its.high))
         return ChipFigure(metric, value, low, high, "modelled", source)
 
