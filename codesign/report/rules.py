@@ -183,7 +183,7 @@ def quantisation_dominates(result: Result) -> Iterator[Advice]:
         example = see(result, "group-scaled-mma-ue4m3")
         if result.proposal.in_slices:
             better = "more slices or products of them would improve D"
-        elif _groups_matter_not(result.proposed):
+        elif _groups_do_not_matter(result.proposed):
             better = (
                 "finer groups would not improve D, because power-of-two scales only shift exponents; more mantissa bits, in "
                 f"elements or scales, would{example}"
@@ -323,7 +323,7 @@ def worst_of(result: Result, metric: str, variant: str = "proposal") -> Figure |
     return worst(figures_of(result.figures, metric, variant))
 
 
-def _groups_matter_not(proposed: Instruction) -> bool:
+def _groups_do_not_matter(proposed: Instruction) -> bool:
     """Return whether finer groups leave the quantisation error as it is.
 
     A power-of-two scale moves an element's exponent and leaves its relative rounding error, unless the element underflows.
