@@ -74,7 +74,9 @@ class CompiledBox:
             code = result.with_suffix(".code")
             if not code.exists():
                 said = said[-300:]
-                raise InputError.of(f"`run` of {self.name} ended its process with {ended(status)}{said and f': {said}'}")
+                raise InputError.of(
+                    f"`run` of {self.name} ended its process with {ended(status)}{said and f': {said}'}"
+                )
             returned = code.read_text().strip()
             if returned == "None":
                 raise InputError.of(f"{self.name} has no function `run`", FUNCTION)
