@@ -148,14 +148,15 @@ def _decode_array(fmt: Format, codes: Codes) -> Float64:
     if fmt.kind == "integer":
         return whole_numbers(fmt, codes).astype(np.float64)
     magnitude = (field & np.uint64((1 << fmt.magnitude_bits) - 1)).astype(np.int64)
-    biased, fraction = magnitude >> fmt.mantissa_bits, magnitude & ((1 << fmt.mantissa_bits) - 1)
+    finite, below = np.minimum(magnitude, fmt.max_finite_magnitude), (1 << fmt.mantissa_bits) - 1
+    biased, fraction = finite >> fmt.mantissa_bits, finite & below
     subnormal = (biased == 0) & fmt.zero
     significand = np.where(subnormal, fraction, fraction + (1 << fmt.mantissa_bits))
     exponent = np.where(subnormal, fmt.min_exponent, biased - fmt.bias) - fmt.mantissa_bits
     values = np.ldexp(significand.astype(np.float64), exponent.astype(np.int32))
-    beyond = magnitude > fmt.max_finite_magnitude
-    values[beyond & (fraction == 0) if fmt.infinity else np.zeros_like(beyond)] = np.inf
-    values[beyond & ((fraction != 0) | (not fmt.infinity))] = np.nan
+    beyond, payload = magnitude > finite, magnitude & below
+    values[beyond & (payload == 0) if fmt.infinity else np.zeros_like(beyond)] = np.inf
+    values[beyond & ((payload != 0) | (not fmt.infinity))] = np.nan
     if fmt.signed:
         negative = (field >> np.uint64(fmt.magnitude_bits) & np.uint64(1)).astype(bool)
         if fmt.nan == "negative-zero":

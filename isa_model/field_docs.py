@@ -10,7 +10,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, GetJsonSchemaHandler, ValidationInfo, field_validator
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core.core_schema import CoreSchema, no_info_before_validator_function
 
 from isa_model.diagnostics import at, together
 
@@ -43,6 +44,10 @@ def field_docs(model: type) -> dict[str, str]:
     return found
 
 
+_SCALARS = frozenset((str, int, float, type(None)))
+"""Types of most values, none of them a boolean's."""
+
+
 @cache
 def _numeric(model: type[BaseModel]) -> frozenset[str]:
     """Return the fields that hold numbers and no booleans."""
@@ -73,6 +78,15 @@ def _booleans(value: Any, *path: str | int) -> Iterator[tuple[bool, tuple[str | 
             yield from _booleans(one, *path, key)
 
 
+def _without_booleans(value: Any) -> Any:
+    """Refuse booleans, which Python counts as integers, where numbers are wanted."""
+    if type(value) not in _SCALARS and (found := list(_booleans(value))):
+        raise together(
+            at(*path, message=f"`{str(each).lower()}` is not a number", hint="a number") for each, path in found
+        )
+    return value
+
+
 class Described(BaseModel):
     """A model whose JSON Schema has the docstrings of its fields, which refuses booleans where numbers are wanted, and whose
     copies compute their cached properties again."""
@@ -86,15 +100,19 @@ class Described(BaseModel):
                 properties[name].setdefault("description", text)
         return schema
 
-    @field_validator("*", mode="before")
     @classmethod
-    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse booleans, which Python counts as integers, where numbers are wanted."""
-        if info.field_name in _numeric(cls) and (found := list(_booleans(value))):
-            raise together(
-                at(*path, message=f"`{str(each).lower()}` is not a number", hint="a number") for each, path in found
-            )
-        return value
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema, whose numeric fields refuse booleans; a validator of all fields would be slow to start."""
+        schema = handler(source)
+        fields: Any = handler.resolve_ref_schema(schema)
+        while fields["type"] != "model-fields":
+            fields = fields["schema"]
+        for name in _numeric(cls):
+            holder = fields["fields"][name]
+            if holder["schema"]["type"] == "default":
+                holder = holder["schema"]
+            holder["schema"] = no_info_before_validator_function(_without_booleans, holder["schema"])
+        return schema
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with some fields changed; what was computed from the fields is computed anew."""

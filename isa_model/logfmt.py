@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isa_model.ieee import in_ieee_mode
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LARGEST_RANGE = 32 * np.log(2.0)
 """Largest range of the logarithms of a tile: that of a format with 5 exponent bits."""
 
-BLOCK = 1 << 14
+BLOCK = 1 << 13
 """Numbers that are rounded together, few enough for a cache."""
 
 
@@ -45,9 +46,10 @@ def encode_log(bits: int, tiles: Float64) -> LogTiles:
     A number becomes the nearest in linear space, of two equally near the one of larger magnitude.
     Raises ValueError for fewer than 3 or more than 16 bits, and for numbers that are not finite.
     """
-    index, _, minimum, step = _nearest(bits, tiles, None)
+    found = _nearest(bits, tiles, None)
+    index = np.where(found.zero, 0.0, found.lower + 1 + found.up)
     codes = index.astype(np.uint16) | np.signbit(tiles).astype(np.uint16) << np.uint16(bits - 1)
-    return LogTiles(bits, codes, minimum, step)
+    return LogTiles(bits, codes, found.minimum, found.step)
 
 
 @in_ieee_mode
@@ -61,12 +63,29 @@ def round_log(bits: int, tiles: Float64, ends: Sequence[Float64] | None = None) 
     for first in range(0, len(tiles), some):
         part = slice(first, first + some)
         of_part = None if ends is None else [end[part] for end in ends]
-        np.copysign(_nearest(bits, tiles[part], of_part)[1], tiles[part], out=rounded[part])
+        np.copysign(_nearest(bits, tiles[part], of_part).magnitude, tiles[part], out=rounded[part])
     return rounded
 
 
-def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> tuple[Float64, Float64, Float64, Float64]:
-    """Return indices and magnitudes (T, L) of the nearest numbers, and the minimum and the step of each tile (T,)."""
+class _Nearest(NamedTuple):
+    """Numbers of tiles (T, L) nearest to others."""
+
+    lower: Float64
+    """Index of the number below, from 0, (T, L)."""
+    up: NDArray[np.bool_]
+    """True where the number above is nearer."""
+    zero: NDArray[np.bool_]
+    """True where zero is nearer still."""
+    magnitude: Float64
+    """Magnitude of the nearest number."""
+    minimum: Float64
+    """Smallest logarithm of each tile, (T,)."""
+    step: Float64
+    """Distance of neighbouring logarithms of each tile, (T,)."""
+
+
+def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> _Nearest:
+    """Return the nearest numbers of tiles; `ends` as in `round_log`. Arrays are reused, since memory takes the most time."""
     if not 3 <= bits <= 16:
         raise ValueError(f"LogFMT has 3 to 16 bits; got {bits}")
     if not np.isfinite(tiles).all():
@@ -79,14 +98,22 @@ def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> tuple
     minimum = np.maximum(smallest, maximum - LARGEST_RANGE)
     top = (1 << (bits - 1)) - 1
     step = (maximum - minimum) / (top - 1)
-    logs = np.log(magnitude, out=np.full(tiles.shape, -np.inf), where=magnitude > 0)
-    position = (logs - minimum[:, None]) / np.where(step > 0, step, 1.0)[:, None]
-    lower = np.clip(np.floor(np.maximum(position, 0.0)), 0, top - 1)
-    below, above = (np.exp(minimum[:, None] + step[:, None] * np.minimum(i, top - 1)) for i in (lower, lower + 1))
-    up = (magnitude - below >= above - magnitude) & (lower < top - 1)
+    with np.errstate(divide="ignore"):
+        lower = np.log(magnitude)  # of zero, -inf
+    lower -= minimum[:, None]
+    lower /= np.where(step > 0, step, 1.0)[:, None]
+    np.floor(np.maximum(lower, 0.0, out=lower), out=lower)
+    np.minimum(lower, top - 1, out=lower)
+    below, above = lower * step[:, None], np.minimum(lower + 1, top - 1)
+    above *= step[:, None]
+    for each in (below, above):
+        each += minimum[:, None]
+        np.exp(each, out=each)
+    up = magnitude - below >= above - magnitude
+    up &= lower < top - 1
     # A number below half of the smallest magnitude is nearer to zero.
     zero = magnitude < np.exp(minimum)[:, None] / 2
-    return np.where(zero, 0.0, lower + 1 + up), np.where(zero, 0.0, np.where(up, above, below)), minimum, step
+    return _Nearest(lower, up, zero, np.where(up, above, below) * ~zero, minimum, step)
 
 
 @in_ieee_mode

@@ -154,6 +154,12 @@ def exactly_once(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return (steps[-1].model_copy(update={"reads": "original", "scale_from": "elements"}),)
 
 
+def casts_of(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return steps that are equal for paths of the same casts, wherever these happen."""
+    found = tuple(step.model_copy(update={"at": "kernel", "on_sms": True}) for step in steps)
+    return (found[0].model_copy(update={"reads": "original"}), *found[1:]) if found else ()
+
+
 def logarithmic(step: Step, x: NDArray[Any]) -> NDArray[np.float64]:
     """Return a matrix rounded to LogFMT. The last tile is filled up with zeros, which do not affect its range."""
     import numpy as np

@@ -13,7 +13,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -25,9 +27,11 @@ from isa_model.limits import MOST_ROUNDINGS, Count, Distance, Exponent, Fraction
 from isa_model.rounding import Rounding
 
 
-def _format(value: Any) -> Any:
-    if not isinstance(value, str):
+def _format(value: Any, spelt_out: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(value, Format):
         return value
+    if not isinstance(value, str):
+        return spelt_out(value)
     try:
         return named(value)
     except InputError as error:
@@ -47,7 +51,7 @@ def is_named(fmt: Format) -> bool:
         return False
 
 
-FormatRef = Annotated[Format, BeforeValidator(_format), PlainSerializer(_format_name)]
+FormatRef = Annotated[Format, WrapValidator(_format), PlainSerializer(_format_name)]
 """A format by name (`e4m3`, `fp32`), inline (`e8m13`), or spelled out field by field."""
 
 

@@ -6,6 +6,7 @@ from isa_model import load
 from isa_model.instruction import Instruction
 
 FP32 = {"format": "fp32", "rounding": "nearest-even"}
+BF16 = {"format": "bf16", "rounding": "nearest-even"}
 INT32 = {"format": "int32", "rounding": "nearest-even"}
 TRUNCATED = {"format": "fp32", "rounding": "toward-zero", "overflow": "infinity"}
 
@@ -22,6 +23,15 @@ def aligned(terms, bits, rounding="toward-zero", **fields):
     return {"terms": terms, "fraction_bits": bits, "rounding": rounding, **fields}
 
 
+ODD = {
+    "name": "odd",
+    "exponent_bits": 4,
+    "mantissa_bits": 3,
+    "bias": 5,
+    "infinity": True,
+    "nan": "ieee",
+    "overflow": "nan",
+}
 OWN = {"name": "my own", "exponent_bits": 5, "mantissa_bits": 4, "bias": 17, "infinity": True, "nan": "ieee"}
 PADDED = {"name": "padded", "kind": "integer", "mantissa_bits": 5, "low_padding": 3, "overflow": "saturate"}
 REGISTER = {"result": FP32}
@@ -73,6 +83,36 @@ SPECS = {
         {"s": aligned(4, 13, accumulator=True, result={"format": "fp16", "rounding": "up"})},
         accumulator="fp16",
         flush_inputs="c",
+    ),
+    "an infinity in a format that overflows to NaN": instruction(
+        {"s": aligned(2, 9, accumulator=True, result={"format": ODD, "rounding": "down", "overflow": "infinity"})},
+        a="e5m2",
+        accumulator=ODD,
+    ),
+    "two BF16 registers": instruction({"s": aligned(4, 14, accumulator=True, result=BF16, remainder=BF16)}),
+    "errors summed to the end": instruction(
+        {
+            "s": aligned(
+                2,
+                9,
+                "nearest-even",
+                zero="ieee",
+                zero_exponent=3,
+                accumulator={"fraction_bits": 12, "drop_beyond": 9},
+                result={"format": "e5m4", "rounding": "down", "overflow": "infinity", "subnormals": "flush"},
+                remainder={"format": "e4m3", "rounding": "to-odd", "joins": "end"},
+            )
+        },
+        accumulator="e5m4",
+        c="fp16",
+    ),
+    "a remainder among inverted terms": instruction(
+        {"s": aligned(2, 9, opposing="complement", accumulator=True, result=BF16, remainder=BF16)}, flush_inputs="c"
+    ),
+    "Kahan's sum": instruction(
+        {"s": {"terms": 1, "accumulator": True, "result": FP32, "remainder": {**FP32, "joins": "block"}}},
+        "fp32",
+        "fp32",
     ),
     "hands of terms": instruction(
         {

@@ -13,13 +13,16 @@ int run(long which, long count, const uint64_t *const *in, const uint32_t *rando
   static Trace trace;
   static Operands x;
   const Spec *spec = which ? &golden_variations[which - 1] : &golden_spec;
-  for (long i = 0; i < count; ++i) {
-    for (long k = 0; k < spec->k; ++k) x.a[k] = in[0][i * spec->k + k], x.b[k] = in[1][i * spec->k + k];
-    x.c = in[2][i];
-    for (long n = 0; n < width[0]; ++n) x.scale[n] = in[3][i * width[0] + n];
-    for (long n = 0; n < width[1]; ++n) x.random[n] = random[i * width[1] + n];
-    d[i] = golden_run(spec, &x, 0, &trace);
-  }
+  for (long i = 0; i < count; ++i)
+    for (long step = 0; step < width[2]; ++step) {
+      const long first = (i * width[2] + step) * spec->k;
+      for (long k = 0; k < spec->k; ++k) x.a[k] = in[0][first + k], x.b[k] = in[1][first + k];
+      x.c = step ? d[i] : in[2][i];
+      x.goes_on = step > 0, x.running = trace.running, x.rest = trace.rest;
+      for (long n = 0; n < width[0]; ++n) x.scale[n] = in[3][i * width[0] + n];
+      for (long n = 0; n < width[1]; ++n) x.random[n] = random[i * width[1] + n];
+      d[i] = golden_run(spec, &x, 0, &trace);
+    }
   return 0;
 }
 """
@@ -28,16 +31,17 @@ int run(long which, long count, const uint64_t *const *in, const uint32_t *rando
 def compiled(*specs):
     """Return a function of the number of one of the instructions and of its operands that computes D (N,).
 
-    Operands are codes A (N, k), B (N, k), C (N,), those of scales (N, n), level by level, and random words (N, n).
+    Operands are codes A (N, K), B (N, K), C (N,), those of scales (N, n), level by level, and random words (N, n). K is k, or
+    several times as much of an instruction whose C has the format of D, with neither scales nor random words.
     Raises InputError as `source.check` does, NoCompiler without a C compiler.
     """
     first, *others = (spec.dense for spec in specs)
     text = source(first).replace('#include "golden.h"\n', header(first, others))
-    return loaded(text, variations_table(others))
+    return loaded(text, variations_table(others), [spec.shape.k for spec in (first, *others)])
 
 
-def loaded(text, variations):
-    """Return the function of `compiled` for a golden.c with its header in place."""
+def loaded(text, variations, ks):
+    """Return the function of `compiled` for a golden.c with its header in place; `ks` are the k of the instructions."""
     function = load(text + variations + RUN, FLAGS)
 
     def run(which, a, b, c, scales=None, random=None):
@@ -49,7 +53,7 @@ def loaded(text, variations):
             ctypes.c_long(len(d)),
             (ctypes.c_void_p * 4)(*(None if x is None else x.ctypes.data for x in arrays)),
             ctypes.c_void_p(None if words is None else words.ctypes.data),
-            (ctypes.c_long * 2)(*(0 if x is None else x.shape[1] for x in (arrays[3], words))),
+            (ctypes.c_long * 3)(*(0 if x is None else x.shape[1] for x in (arrays[3], words)), len(a[0]) // ks[which]),
             ctypes.c_void_p(d.ctypes.data),
         )
         return d

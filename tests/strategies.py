@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from isa_model.array_codec import code_dtype
 from isa_model.formats import FORMATS, Format, named
 from isa_model.instruction import Instruction
+from isa_model.limits import HIGHEST_POWER, LOWEST_POWER
 from isa_model.rounding import Rounding
 
 MODES = [r.value for r in Rounding if r is not Rounding.STOCHASTIC]
@@ -28,15 +29,23 @@ SPECIALS = [
 
 @st.composite
 def float_formats(draw, most_exponent=8, most_mantissa=12):
-    """A signed format with a zero and any rule for specials: tiny, of subnormals alone, far from 1, with ignored bits."""
+    """A signed format with a zero and any rule for specials: tiny, of subnormals alone, at an end of FP64, or padded."""
     exponent_bits, mantissa_bits = draw(st.integers(1, most_exponent)), draw(st.integers(1, most_mantissa))
     nan, infinity = draw(st.sampled_from(SPECIALS))
+    usual, top = (1 << exponent_bits >> 1) - 1, (1 << exponent_bits) - 1 - (nan == "ieee" or infinity)
+    least, most = top - HIGHEST_POWER, 1 - mantissa_bits - LOWEST_POWER  # as Format allows
     rules = ["saturate"] + ["nan"] * (nan != "none") + ["ieee", "infinity"] * infinity
     fields = {
         "name": "x",
         "exponent_bits": exponent_bits,
         "mantissa_bits": mantissa_bits,
-        "bias": (1 << exponent_bits >> 1) - 1 + draw(st.sampled_from([0, 0, 0, 1, -2, 30, -30])),
+        "bias": draw(
+            st.one_of(
+                st.sampled_from([usual, usual, usual, usual + 1, usual - 2, usual + 30, usual - 30]),
+                st.sampled_from([least, least + 1, most - 1, most]),
+                st.integers(least, most),
+            )
+        ),
         "infinity": infinity,
         "nan": nan,
         "overflow": draw(st.sampled_from(rules)),

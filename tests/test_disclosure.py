@@ -35,12 +35,24 @@ def test_a_disclosure_reads_back_and_its_reference_gives_its_vectors(name, tmp_p
     assert read(tmp_path / "d" / FILE) == spec
     ((_, vectors),) = vector_files.read(tmp_path / "d" / "vectors.jsonl")
     text = "".join((tmp_path / "d" / file).read_text() for file in ("golden.h", "golden.c"))
-    function = loaded(text.replace('#include "golden.h"', ""), variations_table([]))
+    function = loaded(text.replace('#include "golden.h"', ""), variations_table([]), [spec.shape.k])
     columns = [np.array([getattr(v, x) for v in vectors.vectors], "u8") for x in ("a", "b", "c")]
     scales = np.array([v.scale_a + v.scale_b for v in vectors.vectors], "u8")
     d = function(0, *columns, scales if scales.size else None)
     assert d.tolist() == [v.d for v in vectors.vectors]
     assert len(d) > 200
+
+
+def test_a_disclosure_says_how_both_registers_are_handed_on(tmp_path):
+    """With a remainder the operands name both registers, the reference gives the vectors, and IME's form is denied."""
+    spec = SPECS["two BF16 registers"]
+    document = write(spec, tmp_path / "d", 10)
+    assert document["reference"]["operands"][-1].startswith("goes_on, running, rest: 1 and both registers")
+    assert document["riscv_ime"]["not_of_this_form"].startswith("C is aligned and cut together")
+    exact = ime(SPECS["Kahan's sum"])
+    assert exact["not_of_this_form"] == "a second register keeps what rounding the sum with C loses; IME keeps one"
+    assert "kept" in (tmp_path / "d/pseudocode.md").read_text()
+    assert read(tmp_path / "d" / FILE) == spec
 
 
 def test_every_arithmetic_of_the_catalogue_reads_back():

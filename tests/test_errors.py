@@ -443,11 +443,16 @@ def test_an_overflow_of_outputs_is_ruled_out_far_below_every_largest_number():
     assert overflow.plus.units == 360
 
 
-def test_errors_of_trials_follow_each_other_and_can_be_taken_apart():
-    """Joined errors have the clusters of each, and every sum of a part is that of its clusters."""
-    one, other = errors_of(two_seeds()), part(errors_of(two_seeds()), slice(0, 1))
-    both = joined([one, other])
-    assert both.count.tolist() == [12, 4, 12]
+def test_outcomes_of_trials_follow_each_other_and_their_errors_can_be_taken_apart():
+    """Errors of joined outcomes have the clusters of each, and every sum of a part is that of its clusters."""
+    one, other = two_seeds(), two_seeds(power=np.array([0.25, 0.0]))
+    both = errors_of(joined([one, other]))
+    assert both.count.tolist() == [12, 4, 12, 4]
     for f in fields(Errors):
-        assert np.array_equal(getattr(part(both, slice(0, 2)), f.name), getattr(one, f.name)), f.name
-        assert np.array_equal(getattr(part(both, np.array([2])), f.name), getattr(other, f.name)), f.name
+        for alone, places in ((one, slice(0, 2)), (other, np.array([2, 3]))):
+            assert np.array_equal(getattr(part(both, places), f.name), getattr(errors_of(alone), f.name)), f.name
+
+
+def test_joined_outcomes_fill_registers_as_the_fullest_of_them_does():
+    """How far outputs are from the largest number is the nearest of any trial."""
+    assert joined([two_seeds(filled=0.25), two_seeds(filled=0.5)]).filled == 0.5

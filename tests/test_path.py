@@ -17,7 +17,7 @@ from codesign.workloads.gemms import models
 from isa_model import InputError
 from isa_model.cast import Cast, quantise
 from isa_model.diagnostics import parse_yaml
-from isa_model.path import Step, exactly_once, walk
+from isa_model.path import Step, casts_of, exactly_once, walk
 
 ROOT = Path(__file__).parent.parent
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -86,6 +86,19 @@ def test_a_second_quantisation_from_bf16_is_one_cast():
     x = tensor()
     given = steps({"at": "copy-engine"}, {"at": "operand-read", "reads": "original", "group": [128, 1]})
     assert np.array_equal(walk(given, x).values, walk(exactly_once(given), x).values)
+
+
+def test_paths_of_the_same_casts_are_told_by_casts_alone():
+    """Places do not tell paths apart, nor whether the first step reads the original; formats and later reads do."""
+    first, again = {"at": "combine", "on_sms": False, "logfmt": 8}, {"at": "operand-read", "group": [128, 1]}
+    path, elsewhere = (
+        steps(first, again),
+        steps({**first, "at": "dispatch", "reads": "original"}, {**again, "at": "kernel"}),
+    )
+    assert casts_of(path) == casts_of(elsewhere) != path
+    assert np.array_equal(walk(casts_of(path), tensor()).values, walk(path, tensor()).values)
+    for other in (steps({**first, "logfmt": 9}, again), steps(first, {**again, "reads": "original"}), steps(first), ()):
+        assert casts_of(other) != casts_of(path)
 
 
 def test_logfmt_of_8_bits_beats_e4m3_on_normal_data_and_10_bits_beat_8():

@@ -268,3 +268,61 @@ def test_an_integer_c_keeps_its_top_bit(engine, fmt):
     spec = instruction(register, a="uint8", b="uint8", accumulator=fmt)
     top = 1 << named(fmt).mantissa_bits - 1
     assert codes_of(spec, engine, [[3]], [[5]], [[top]]) == top + 15
+
+
+def far(bias, **fields):
+    """A format of four exponent bits and three of mantissa around 2**(7 - bias)."""
+    return {
+        "name": "far",
+        "exponent_bits": 4,
+        "mantissa_bits": 3,
+        "bias": bias,
+        "infinity": True,
+        "nan": "ieee",
+        **fields,
+    }
+
+
+def product_of(of_a, of_b, of_c=0, **fields):
+    """D of one product, by `matmul` and by the golden model, which have to agree."""
+    body = {"a": "e4m3", "b": "e4m3", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 1}, **fields}
+    spec = Instruction.model_validate(body)
+    x, y, z = (
+        encode_array(f, np.array([[float(v)]])) for f, v in ((spec.a, of_a), (spec.b, of_b), (spec.c_format, of_c))
+    )
+    found = [matmul(spec, x, y, z, engine=engine) for engine in ("auto", "golden")]
+    assert found[0].tobytes() == found[1].tobytes()
+    return found[0][0, 0]
+
+
+def test_formats_at_both_ends_of_fp64_are_right_in_every_engine():
+    """Registers near 2**-1070 overflow, products of huge numbers come back, and what is always subnormal is flushed."""
+    one = {"terms": 1, "accumulator": True}
+    tiny = [{"format": far(1072), "rounding": "toward-zero", "overflow": x} for x in ("nan", "saturate")]
+    last = {"format": "fp32", "rounding": "nearest-even"}
+    nan, largest = (product_of(1, 1, stages={"s": {**one, "result": [first, last]}}) for first in tiny)
+    assert np.isnan(nan)
+    assert largest == 0  # 1.875 * 2**-1058 is none of FP32
+    huge = far(-1009)
+    scale = {"power": -1100, "onto": "products"}
+    stages = {"s": {**one, "result": last}}
+    assert product_of(2.0**1020, 2.0**100, a=huge, b="bf16", scale=scale, stages=stages) == 2.0**20
+    assert product_of(2.0**1020, 2.0**-1000, a=huge, b=far(1007), stages=stages) == 2.0**20
+    top = {"name": "top", "exponent_bits": 1, "mantissa_bits": 3, "bias": -1023, "infinity": True}
+    assert product_of(2.0**1023, 2.0**-1000, a=top, b=far(1007), stages=stages) == 2.0**23
+    assert product_of(2.0**1023, 2.0**-1000, a=top, b=far(1007), stages=stages, flush_inputs=True) == 0
+    kept = {**one, "result": {**last, "format": top, "subnormals": "flush"}}
+    assert product_of(1, 1, 2.0**1023, accumulator=top, stages={"s": kept}) == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_infinite_product_beside_a_far_zero_stays_infinite(engine):
+    """Where zeros align at 2**500, single precision has no unit to divide by: an infinity must not become infinity times 0."""
+    stage = {"terms": 2, "accumulator": True, "fraction_bits": 2, "rounding": "toward-zero", "zero_exponent": 500}
+    spec = instruction(
+        None, k=2, a="e5m2", b="e5m2", stages={"s": stage | {"result": {"format": "fp32", "rounding": "down"}}}
+    )
+    infinity, one = 0x7C, 0x3C
+    for a in (infinity, infinity | 0x80):
+        d = codes_of(spec, engine, [[a, 0]], [[one], [one]], [[0]])
+        assert d.tolist() == [[0x7F800000 if a == infinity else 0xFF800000]]

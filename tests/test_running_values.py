@@ -5,14 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from golden_in_c import compiled
 from pydantic import ValidationError
 from strategies import KINDS
 from test_engine import operands
 
 from codesign.evidence.bounds.derive import bound
-from codesign.evidence.cost.rtl.ports import check as check_hardware
 from isa_model import matmul
-from isa_model.c_golden.source import check as check_c
 from isa_model.diagnostics import InputError
 from isa_model.engines import cpu, portable
 from isa_model.engines.plan import Plan, Unsupported
@@ -126,16 +125,33 @@ def test_a_remainder_belongs_to_the_last_stage():
 
 
 def test_what_cannot_compute_them_says_so():
-    """RTL, bounds and the model in C refuse two registers with a remedy."""
-    spec = chain(FP32, BF16)
-    for refuse in (check_hardware, check_c, lambda s: bound(s, 64)):
-        with pytest.raises(InputError, match="remainder"):
-            refuse(spec)
+    """Bounds refuse inverted terms and exponents with an offset above 0."""
     inverted = chain(FP32, stages={"sum": {**_window(), "opposing": "complement"}})
     offset = chain(FP32, stages={"sum": {**_window(), "accumulator": {"offset": 1}}})
     for other in (inverted, offset):
         with pytest.raises(InputError):
             bound(other, 64)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+def test_the_model_in_c_hands_both_registers_on():
+    """Instructions of 4, each going on from the trace of the one before, give Kahan's sum of 256 numbers and golden's codes."""
+    specs = [two_registers(joins) for joins in ("sum", "block", "end")]
+    run = compiled(chain(FP32, {**FP32, "joins": "block"}), *specs)
+    x = np.stack([numbers(seed) for seed in range(4)])
+    s, e = np.zeros(4, np.float32), np.zeros(4, np.float32)
+    for value in x.T:
+        y = value + e
+        t = s + y
+        s, e = t, y - (t - s)
+    got = run(0, x.view(np.uint32), np.ones_like(x).view(np.uint32), np.zeros(4, np.uint64))
+    assert np.array_equal(got, (s + e).view(np.uint32))
+    for which, spec in enumerate(specs, 1):
+        for kind in KINDS:
+            a, b, c, _ = operands(spec, 5, kind, m=3, n=4, steps=3)
+            wanted = matmul(spec, a, b, c, engine="golden").view(np.uint32)
+            rows, columns = np.indices(c.shape).reshape(2, -1)
+            assert np.array_equal(run(which, a[rows], b.T[columns], c.ravel()), wanted.ravel()), (spec, kind)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")

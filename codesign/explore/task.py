@@ -258,8 +258,8 @@ class Operands:
         parts = []
         for trial in self.trials:
             trial.forget(MOST_OPERANDS)
-            parts.append(errors_of(trial.result(compared)))
-        found = joined(parts)
+            parts.append(trial.result(compared))
+        found = errors_of(joined(parts))
         if compared.variant not in ("proposal", "exact"):
             self._shared[key] = found
         return found

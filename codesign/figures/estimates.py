@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from math import exp, inf, isfinite, log10, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,22 +68,28 @@ def _logarithm(of: Callable[[Array], Array], error2: Array, exact2: Array, exces
     import numpy as np
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(_corrected(of, error2, excess)) - np.log(_corrected(of, exact2, excess))
+        correct = _correction(of, excess, len(exact2))
+        return np.log(correct(error2)) - np.log(correct(exact2))
 
 
-def _corrected(of: Callable[[Array], Array], sums: Array, excess: Array | None) -> Array:
-    """Return a sum over clusters, corrected by regression on their excess, which is zero in expectation."""
+def _correction(of: Callable[[Array], Array], excess: Array | None, count: int) -> Callable[[Array], Array]:
+    """Return a function that sums over `count` clusters, corrected by regression on their excess, zero in expectation."""
     import numpy as np
 
-    total = of(sums)
-    if excess is None or len(sums) < FEWEST_CLUSTERS or _tile(excess):
-        return total
-    count, beyond = of(np.ones(len(sums))), of(excess)
+    if excess is None or count < FEWEST_CLUSTERS or _tile(excess):
+        return of
+    clusters, beyond = of(np.ones(count)), of(excess)
     squares = of(excess**2)
-    spread = squares - beyond**2 / count
+    spread = squares - beyond**2 / clusters
     differs = spread > 1e-9 * squares
-    slope = (of(excess * sums) - beyond * total / count) / np.where(differs, spread, 1.0)
-    return np.asarray(total - np.where(differs, slope, 0.0) * beyond)
+    divisor = np.where(differs, spread, 1.0)
+
+    def corrected(sums: Array) -> Array:
+        total = of(sums)
+        slope = (of(excess * sums) - beyond * total / clusters) / divisor
+        return np.asarray(total - np.where(differs, slope, 0.0) * beyond)
+
+    return corrected
 
 
 def _tile(excess: Array | None) -> bool:
@@ -112,7 +119,13 @@ def decibel(error: Estimate) -> Estimate:
     return replace(error, value=level(error.value), influence=influence, scale="level", span=span, most=most)
 
 
-def quotient(part: Array, whole: Array, excess: Array | None = None) -> Estimate:
+def quotient(
+    part: Array,
+    whole: Array,
+    excess: Array | None = None,
+    scale: Literal["plain", "share"] = "plain",
+    units: float = 0.0,
+) -> Estimate:
     """Estimate a ratio of sums of either sign from the sums of each cluster; 0 / 0 is 0.
 
     `excess` is NaN for the parts of one tile, as in `norm`. Where one of them holds most of the variance, the interval is their
@@ -120,20 +133,20 @@ def quotient(part: Array, whole: Array, excess: Array | None = None) -> Estimate
     """
     found, total = float(part.sum()), float(whole.sum())
     if not isfinite(found) or total == 0:
-        return Estimate(inf if found else 0.0, 0.0 * whole, "plain")
+        return Estimate(inf if found else 0.0, 0.0 * whole, scale, units)
     value = found / total
     kept = (1 - whole / total).clip(1 / len(whole))
     influence = (part - value * whole) / (total * kept)
     if not _tile(excess):
-        return Estimate(value, influence, "plain")
+        return Estimate(value, influence, scale, units)
     each = part[whole > 0] / whole[whole > 0]
     span = float(each.min()), float(each.max())
-    return Estimate(value, influence, "plain", tile=True, held=hangs(influence), span=span)
+    return Estimate(value, influence, scale, units, tile=True, held=hangs(influence), span=span)
 
 
 def share(hits: Array, counts: Array, units: float) -> Estimate:
     """Estimate a share from the weighted hits and counts of each cluster, over `units` in all."""
-    return replace(quotient(hits, counts), scale="share", units=units)
+    return quotient(hits, counts, scale="share", units=units)
 
 
 def largest(*shares: Estimate) -> Estimate:
@@ -234,6 +247,7 @@ def _ranks(
     return Ranks(relative, reached[1:] / reached[-1], probability, influence)
 
 
+@cache
 def _halves(clusters: int) -> Array:
     """Return the count of each cluster in each half sample, 0 or 2 (samples, clusters).
 

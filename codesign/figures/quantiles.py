@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import exp, expm1, lgamma, log, log1p, sqrt
+from math import exp, expm1, inf, lgamma, log, log1p, sqrt
 from statistics import NormalDist
 
 Ends = tuple[float, float]
@@ -33,27 +33,37 @@ def clopper_pearson(hits: float, units: float, level: float) -> Ends:
 
 @lru_cache(1 << 14)
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Return the quantile of the beta distribution, to about 12 digits."""
-    return _by_newton(probability, a, b)
-
-
-def _by_newton(probability: float, a: float, b: float) -> float:
-    """Return the quantile of the beta distribution by Newton's steps within a bracket."""
+    """Return the quantile of the beta distribution, to about 12 digits, by Halley's steps within a bracket."""
     low, high = 1e-300, 1.0
-    if beta_below(low, a, b) >= probability:
+    if a < 0.5 and beta_below(low, a, b) >= probability:
         return 0.0
-    logit = log(a / b) + NormalDist().inv_cdf(probability) * sqrt(1 / a + 1 / b)  # nearly normal
-    x = 1 / (1 + exp(-max(min(logit, 30.0), -300.0)))
+    x = _first_guess(probability, a, b)
     for _ in range(300):
         beyond = beta_below(x, a, b) - probability
         low, high = (low, x) if beyond > 0 else (x, high)
         density = _density(x, a, b)
-        newton = x - beyond / density if density else -1.0
-        step = newton if low < newton < high else sqrt(low) * sqrt(high)
-        if min(abs(newton - x), abs(step - x)) <= 1e-13 * x:
+        newton = beyond / density if density else inf
+        bend = 1 - newton * ((a - 1) / x - (b - 1) / (1 - x)) / 2 if density else 1.0
+        halley = x - newton / min(max(bend, 0.5), 2.0)
+        if abs(newton) <= 1e-5 * min(x, 1 - x):  # what remains is of the third power of that
+            return halley
+        step = halley if low < halley < high else sqrt(low) * sqrt(high)
+        if abs(step - x) <= 1e-13 * x:
             break
         x = step
     return x
+
+
+def _first_guess(probability: float, a: float, b: float) -> float:
+    """Return a beta quantile's approximation by normal ones (Abramowitz & Stegun 26.5.22; nearly normal below a = b = 1)."""
+    y = NormalDist().inv_cdf(probability)
+    if min(a, b) < 1:
+        logit = log(a / b) + y * sqrt(1 / a + 1 / b)
+    else:
+        u, v = 1 / (2 * a - 1), 1 / (2 * b - 1)
+        h, third = 2 / (u + v), (y * y - 3) / 6
+        logit = log(a / b) + 2 * (y * sqrt(max(h + third, 0.0)) / h - (u - v) * (third + 5 / 6 - 2 / (3 * h)))
+    return 1 / (1 + exp(-max(min(logit, 30.0), -300.0)))
 
 
 def _density(x: float, a: float, b: float) -> float:

@@ -76,6 +76,11 @@ def _operands(spec: Instruction) -> list[str]:
         f"b: {spec.shape.k} codes of {spec.b.name}",
         f"c: a code of {spec.c_format.name}",
         *(f"scale, level {i}: {text}" for i, text in enumerate(scales)),
+        *(
+            ["goes_on, running, rest: 1 and both registers of the trace of the instruction before; 0 starts from C"]
+            if spec.remainder
+            else []
+        ),
     ]
 
 
@@ -103,6 +108,8 @@ def ime(spec: Instruction) -> dict[str, Any]:
     found |= {"G": group // w if group % w == 0 else group / w, "psm": int(not exact), "rnd": int(to_odd)}
     if last.aligned:
         found["not_of_this_form"] = "C is aligned and cut together with the products; IME adds C to a finished sum"
+    elif last.remainder:
+        found["not_of_this_form"] = "a second register keeps what rounding the sum with C loses; IME keeps one"
     elif last.result and last.result[-1].format != spec.accumulator:
         found["not_of_this_form"] = f"the sum with C is rounded to {last.result[-1].format.name}, not to SEW's format"
     return found

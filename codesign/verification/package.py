@@ -44,6 +44,11 @@ def write(spec: Instruction, folder: Path, count: int = 4000) -> str:
 
 def contents(step: Instruction, count: int) -> dict[str, str]:
     """Return the files of a package by name, without the design under test."""
+    if step.remainder:
+        raise InputError.of(
+            f"{step.name}: the scoreboard compares D alone, and a `remainder` goes from one step to the next beside it",
+            "`codesign rtl` without --package: its test bench compares both registers; `codesign disclose` has them in C",
+        )
     check(step)
     vectors, bins = _vectors(step, count), _bins(step)
     others = variations(step)

@@ -6,7 +6,7 @@ weights, so that rare large ones are always in the sample and still count as rar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from math import erf, erfc, exp
@@ -52,26 +52,32 @@ class Element:
         """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 where `count` is 0."""
         import numpy as np
 
-        counts = np.asarray(count, np.float64)
+        counts = np.ascontiguousarray(count, np.float64)
         # The largest of n is where the distribution function is U**(1/n); E = -log U is exponential.
-        depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
-        return np.where(counts > 0, self._magnitude(_logit(depth)), 0.0)
+        found = np.empty(counts.shape)
+        for part, n in _parts(found, counts):
+            part[:] = self._magnitude(_logit(_exponential(rng, part, n)))
+        return _where(counts > 0, found, 0.0)
 
     def ends(self, rng: np.random.Generator, count: Any) -> tuple[Float64, Float64]:
         """Draw the largest and smallest magnitude of `count` elements for each entry; 0 and infinity where `count` is 0."""
         import numpy as np
 
-        counts = np.asarray(count, np.float64)
-        depth = rng.standard_exponential(counts.shape) / np.maximum(counts, 1.0)
-        largest = self._magnitude(_logit(depth))
+        counts = np.ascontiguousarray(count, np.float64)
         if (counts <= 1).all():  # one element is both
-            return np.where(counts > 0, largest, 0.0), np.where(counts > 0, largest, np.inf)
-        top = np.exp(-depth)
-        # Below the largest, at probability `top`, the others are independent and uniform in probability.
-        rest = np.maximum(counts - 1.0, 1.0)
-        least = np.where(counts > 1, -np.expm1(-rng.standard_exponential(counts.shape) / rest), 1.0) * top
-        smallest = self._magnitude(np.log(least) - np.log1p(-np.minimum(least, 1 - 1e-16)))
-        return np.where(counts > 0, largest, 0.0), np.where(counts > 0, np.minimum(smallest, largest), np.inf)
+            largest = self.largest(rng, counts)
+            return largest, _where(counts > 0, largest, np.inf)
+        depth, rest = np.empty(counts.shape), np.empty(counts.shape)
+        for top, n in _parts(depth, counts):
+            _exponential(rng, top, n)
+        # Below the largest, at probability exp(-depth), the others are independent and uniform in probability.
+        for top, low, n in _parts(depth, rest, counts):
+            below = _where(n > 1, _exponential(rng, low, n - 1.0), np.inf)
+            least = -np.expm1(-below) * np.exp(-top)
+            top[:] = self._magnitude(_logit(top))
+            low[:] = self._magnitude(np.log(least) - np.log1p(-np.minimum(least, 1 - 1e-16)))
+            np.minimum(low, top, out=low)
+        return _where(counts > 0, depth, 0.0), _where(counts > 0, rest, np.inf)
 
     def _magnitude(self, logit: Float64) -> Float64:
         """Return the magnitudes at which log(within / beyond) equals `logit`."""
@@ -81,11 +87,34 @@ class Element:
         at = np.clip(logit, LEAST, MOST)
         at -= LEAST
         at *= PER_UNIT
-        index = at.astype(np.int32)
+        index = at.astype(np.intp)
         at -= index
-        at *= steps[index]
-        at += magnitudes[index]
+        at *= steps.take(index)
+        at += magnitudes.take(index)
         return at
+
+
+def _exponential(rng: np.random.Generator, out: Float64, rates: Float64) -> Float64:
+    """Draw exponential numbers with rates, or with rate 1 where that is larger, into `out`; return it."""
+    import numpy as np
+
+    rng.standard_exponential(out=out)
+    out /= np.maximum(rates, 1.0)
+    return out
+
+
+def _parts(*arrays: Float64) -> Iterator[tuple[Float64, ...]]:
+    """Yield runs of elements of arrays of one size, few enough for a cache."""
+    flat = [array.reshape(-1) for array in arrays]
+    for first in range(0, len(flat[0]), SIZE):
+        yield tuple(array[first : first + SIZE] for array in flat)
+
+
+def _where(there: NDArray[np.bool_], x: Float64, other: float) -> Float64:
+    """Return `x`, with `other` where nothing is there."""
+    import numpy as np
+
+    return x if there.all() else np.where(there, x, other)
 
 
 def _logit(depth: Float64) -> Float64:

@@ -317,12 +317,35 @@ static int is_at(const Fault *f, int kind, int stage, int term) {
   return f && f->kind == kind && f->stage == stage && (f->term == term || f->term == ALL_TERMS);
 }
 
+/* golden.exact_sum of numbers, without those of kind NONE, and of `further` if it is not null. */
+static Number exact_sum(const Number *x, int count, const Number *further, int ieee_zero) {
+  int unit = INT32_MAX, all_negative = 1;
+  Natural side[2];
+  Number total;
+  side[0] = side[1] = natural(0);
+  for (int i = 0; i <= count; ++i) {
+    const Number *n = i < count ? &x[i] : further;
+    if (!n || n->special == NONE) continue;
+    all_negative &= n->negative;
+    if (n->significand.count && n->exponent < unit) unit = n->exponent;
+  }
+  for (int i = 0; i <= count; ++i) {
+    const Number *n = i < count ? &x[i] : further;
+    if (!n || n->special == NONE || !n->significand.count) continue;
+    const Natural aligned = shifted(&n->significand, n->exponent - unit);
+    side[n->negative] = plus(&side[n->negative], &aligned);
+  }
+  const int order = compare(&side[0], &side[1]);
+  total = number(order < 0 || (order == 0 && ieee_zero && all_negative), 0, unit == INT32_MAX ? 0 : unit);
+  total.significand = order < 0 ? minus(&side[1], &side[0]) : minus(&side[0], &side[1]);
+  return total;
+}
+
 /* golden.add: the sum of a block whose terms, and the running value, are the last entries of the trace. */
 static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
   const Term *t = &trace->entry[sum->first];
   Number *kept = &trace->kept[sum->first], *total = &sum->total;
-  int nan = 0, infinite[2] = {0, 0}, unit = INT32_MAX, all_negative = 1;
-  Natural side[2];
+  int nan = 0, infinite[2] = {0, 0};
   sum->largest = NONE;
   for (int i = 0; i < sum->count; ++i) {
     const int running = sum->running && i == sum->count - 1;
@@ -358,30 +381,16 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     if (is_at(here, SIGN_FLIPPED, sum->stage, i)) kept[i].negative ^= 1;
     const int beyond = is_at(here, NOT_COMPARED, sum->stage, i) && fault->amount && t[i].align > sum->largest;
     if (beyond || is_at(here, LEFT_OUT, sum->stage, i)) kept[i].significand = natural(0);
-    all_negative &= kept[i].negative;
-    if (kept[i].significand.count && kept[i].exponent < unit) unit = kept[i].exponent;
   }
-  side[0] = side[1] = natural(0);
+  Number units = number(0, 0, 0);
   if (s->complement) { /* each term against the running value's sign takes one unit more, unless every term is a zero */
     const Number *running = &t[sum->count - 1].number;
-    const int place = sum->largest == NONE ? 0 : sum->largest - s->fraction_bits;
     int some = running->significand.count != 0, against = 0;
     for (int i = 0; i < sum->count - 1; ++i)
       some |= t[i].number.significand.count != 0, against += t[i].number.negative != running->negative;
-    if (some && against) {
-      const Natural units = natural(against);
-      if (place < unit) unit = place;
-      side[!running->negative] = shifted(&units, place - unit);
-    }
+    if (some) units = number(!running->negative, (uint64_t)against, sum->largest - s->fraction_bits);
   }
-  for (int i = 0; i < sum->count; ++i)
-    if (kept[i].special != NONE && kept[i].significand.count) {
-      const Natural aligned = shifted(&kept[i].significand, kept[i].exponent - unit);
-      side[kept[i].negative] = plus(&side[kept[i].negative], &aligned);
-    }
-  const int order = compare(&side[0], &side[1]);
-  *total = number(order < 0 || (order == 0 && s->ieee_zero && all_negative), 0, unit == INT32_MAX ? 0 : unit);
-  total->significand = order < 0 ? minus(&side[1], &side[0]) : minus(&side[0], &side[1]);
+  *total = exact_sum(kept, sum->count, s->complement ? &units : 0, s->ieee_zero);
 }
 
 /* golden.put */
@@ -399,10 +408,52 @@ static Term put(const Stage *s, Sum *sum, const uint32_t **random) {
   return value;
 }
 
+/* Begin a sum after the last one. */
+static Sum *begin(Trace *trace, int stage, int block) {
+  Sum *sum = &trace->sum[trace->sums++];
+  sum->stage = stage, sum->block = block, sum->first = trace->entries, sum->running = 0;
+  return sum;
+}
+
+/* golden.run_in_two: both registers after a block, whose terms are entries of the trace from the first one of `sum` on. */
+static void run_in_two(const Stage *s, const Fault *fault, Trace *trace, Sum *sum, Term *running, Term *rest,
+                       const uint32_t **random) {
+  Number lost[3];
+  if (s->joins != JOINS_END && !is_zero(&rest->number)) trace->entry[trace->entries++] = *rest;
+  if (s->joins == JOINS_BLOCK) {
+    sum->count = trace->entries - sum->first;
+    add(s, fault, trace, sum);
+    const Term block = {sum->total, sum->largest};
+    sum = begin(trace, sum->stage, sum->block);
+    trace->entry[trace->entries++] = rounded(&block, &s->remainder, 0);
+  }
+  trace->entry[trace->entries++] = *running;
+  sum->count = trace->entries - sum->first, sum->running = 1;
+  add(s, fault, trace, sum);
+  *running = put(s, sum, random);
+  lost[0] = sum->total, lost[1] = running->number, lost[2] = rest->number;
+  lost[1].negative ^= 1;
+  rest->number = number(0, 0, 0), rest->align = NONE;
+  if (sum->total.special || running->number.special) return;
+  rest->number = exact_sum(lost, s->joins == JOINS_END ? 3 : 2, 0, 0);
+  *rest = rounded(rest, &s->remainder, 0);
+}
+
+/* golden.joined: the running value with its second register, rounded to D. */
+static Term joined(const Spec *spec, const Stage *s, const Term *running, const Term *rest) {
+  const Number both[2] = {running->number, rest->number};
+  Term value = *running;
+  if (is_zero(&rest->number)) return value;
+  value.number = exact_sum(both, 2, 0, s->ieee_zero);
+  value = rounded(&value, &spec->joining, 0);
+  if (is_zero(&value.number) && !s->ieee_zero) value.number.negative = 0;
+  return value;
+}
+
 uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace *trace) {
   Term *terms = trace->term, *results_of = trace->result;
   const uint32_t *random = in->random;
-  Term running;
+  Term running, rest = {number(0, 0, 0), NONE};
   int count = s->k;
   trace->sums = trace->entries = trace->scaled_terms = 0;
   for (int k = 0; k < count; ++k) {
@@ -435,14 +486,18 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
     const int last = index == s->stages - 1, chain = last ? stage->blocks : stage->chain;
     int results = 0;
     for (int block = 0; block < stage->blocks; ++block) {
-      Sum *sum = &trace->sum[trace->sums++];
+      Sum *sum = begin(trace, index, block);
       if (block % chain == 0) running = last ? read_code(&s->c, in->c, s->flush_c) : term_of(&s->d, 0);
-      sum->stage = index, sum->block = block, sum->first = trace->entries;
-      sum->count = stage->terms + stage->accumulator, sum->running = stage->accumulator;
+      if (stage->joins && block == 0 && in->goes_on) running = in->running, rest = in->rest;
       for (int i = 0; i < stage->terms; ++i) trace->entry[trace->entries++] = terms[stage->deal[block * stage->terms + i]];
-      if (stage->accumulator) trace->entry[trace->entries++] = running;
-      add(stage, fault, trace, sum);
-      running = put(stage, sum, &random);
+      if (stage->joins) {
+        run_in_two(stage, fault, trace, sum, &running, &rest, &random);
+      } else {
+        sum->count = stage->terms + stage->accumulator, sum->running = stage->accumulator;
+        if (stage->accumulator) trace->entry[trace->entries++] = running;
+        add(stage, fault, trace, sum);
+        running = put(stage, sum, &random);
+      }
       if (block % chain == chain - 1) results_of[results++] = running;
     }
     for (int i = 0; i < results; ++i) {
@@ -451,6 +506,8 @@ uint64_t golden_run(const Spec *s, const Operands *in, const Fault *fault, Trace
     }
     count = results;
   }
+  trace->running = running, trace->rest = rest;
+  terms[0] = joined(s, &s->stage[s->stages - 1], &terms[0], &rest);
   if (terms[0].number.special == NOT_A_NUMBER && s->has_nan) return trace->d = s->nan_code;
   return trace->d = encode(&s->d, &terms[0].number, NEAREST_EVEN, s->d.has_infinity ? OVER_INFINITY : s->d.overflow, 0, 0);
 }

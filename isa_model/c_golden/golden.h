@@ -11,6 +11,7 @@ enum { FINITE, INFINITE, NOT_A_NUMBER };
 enum { NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, TO_ODD, STOCHASTIC };
 enum { OVER_IEEE, OVER_INFINITY, OVER_NAN, OVER_SATURATE, OVER_WRAP };
 enum { READ_ALL, FLUSH, FLUSH_KEEP_SIGN };
+enum { NO_REMAINDER, JOINS_SUM, JOINS_BLOCK, JOINS_END };
 enum { MOST_REGISTERS = 4, MOST_LEVELS = 8 };
 
 /* A whole number from 0: `count` limbs, the lowest first, the last one not zero. */
@@ -53,8 +54,8 @@ typedef struct {
   const char *name;
   int terms, chain, blocks, accumulator; /* `blocks` of one instruction */
   int fraction_bits, accumulator_fraction_bits, drop_beyond, offset, rounding, zero_exponent, exponent, ieee_zero, complement;
-  int registers, scaled;
-  Register result[MOST_REGISTERS];
+  int registers, scaled, joins; /* `joins`: where the second register of the running value is added */
+  Register result[MOST_REGISTERS], remainder;
   const uint16_t *deal; /* indices of the terms, block after block */
 } Stage;
 
@@ -70,15 +71,19 @@ typedef struct {
   uint64_t nan_code;
   int scaled_products, levels, power, scale_product, scale_result; /* levels of the scales of A, then of B, finest first */
   Level level[MOST_LEVELS];
-  Register product, result;
+  Register product, result, joining; /* `joining`: of D, from both registers of the running value */
   Stage stage[STAGES];
 } Spec;
 
 /* Operands of one instruction as codes. Scales of a level lie along K, one for each group; levels follow one another. Random
- * words (32 bits, of which a register takes the upper ones) are in the order of stages, blocks and registers. */
+ * words (32 bits, of which a register takes the upper ones) are in the order of stages, blocks and registers. An instruction whose
+ * running value has two registers goes on from `running` and `rest`, as the trace of the one before has them, if `goes_on`; else
+ * from C. */
 typedef struct {
   uint64_t a[PRODUCTS], b[PRODUCTS], c, scale[SCALES];
   uint32_t random[DRAWS];
+  int goes_on;
+  Term running, rest;
 } Operands;
 
 /* One sum: its terms are entry[first] to entry[first + count - 1], the running value last where `running` is set. */
@@ -100,6 +105,7 @@ typedef struct {
   ScaledTerm scaled[SCALED];
   Term term[PRODUCTS], result[PRODUCTS]; /* terms of the stage at work, and its results */
   int sums, entries, scaled_terms;
+  Term running, rest; /* the last running value, and its second register: zero where it has none */
   uint64_t d;
 } Trace;
 

@@ -73,8 +73,10 @@ def sizes(specs: Sequence[Instruction]) -> Sizes:
                 stages=len(spec.stages),
                 scales=sum(-(-spec.shape.k // group) for _, group in levels(spec)),
                 draws=sum(n * sum(bool(r.random_bits) for r in stage.result) for stage, n in counts),
-                sums=sum(n for _, n in counts),
-                entries=sum(n * (stage.terms + bool(stage.accumulator)) for stage, n in counts),
+                sums=sum(n * (1 + bool(stage.remainder)) for stage, n in counts),
+                entries=sum(
+                    n * (stage.terms + bool(stage.accumulator) + 2 * bool(stage.remainder)) for stage, n in counts
+                ),
                 scaled=0 if scaled is None else spec.shape.k // spec.products_per_result(scaled),
             )
         )
@@ -130,6 +132,8 @@ def _width(spec: Instruction) -> int:
         registers = [_of(r.format) for r in stage.result]
         start = _of(spec.c_format).joined(_of(spec.accumulator))
         every = term.joined(registers[-1] if registers else start).joined(start) if stage.accumulator else term
+        if stage.remainder:
+            every = every.joined(_of(stage.remainder.format))
         if stage.zero_exponent is not None:
             zero = stage.zero_exponent
             every = replace(every, near=min(every.near, zero), far=max(every.far, zero))
@@ -151,12 +155,7 @@ def _width(spec: Instruction) -> int:
 
 
 def check(spec: Instruction) -> None:
-    """Raise InputError for an instruction whose trace is too large for a C model, or with a running value of two registers."""
-    if spec.remainder:
-        message = f"{spec.name}: a `remainder` is carried from one instruction to the next, which the C model does not support"
-        raise InputError.of(
-            message, "the instruction without `remainder`; `codesign vectors` has the golden model's results"
-        )
+    """Raise InputError for an instruction whose trace is too large for a C model."""
     size = sizes([spec.dense])
     if size.trace_bytes > MOST_BYTES:
         raise InputError.of(
@@ -234,6 +233,7 @@ def spec_table(spec: Instruction, prefix: str) -> tuple[str, str]:
         **({"level": braces(f"{{{form(x.format)}, {group}}}" for x, group in levels(spec))} if levels(spec) else {}),
         **({"product": _register(scale.product, form)} if scale and scale.product else {}),
         **({"result": _register(scale.result, form)} if scale and scale.result else {}),
+        **({"joining": _register(spec.joining, form)} if spec.remainder else {}),
         "stage": braces(stages),
     }
     return _struct(fields, "\n  "), "".join(text % name for text, name in tables.items())
@@ -290,7 +290,9 @@ def _stage(name: str, s: Stage, count: int, deal: str, scaled: bool, form: Calla
         "complement": int(s.opposing == "complement"),
         "registers": len(s.result),
         "scaled": int(scaled),
+        "joins": f"JOINS_{s.remainder.joins.upper()}" if s.remainder else "NO_REMAINDER",
         **({"result": braces(_register(r, form) for r in s.result)} if s.result else {}),
+        **({"remainder": _register(s.remainder.register, form)} if s.remainder else {}),
         "deal": deal,
     }
     return _struct(fields, "\n    ")

@@ -51,6 +51,23 @@ FN double number(uint64_t code, int padding, int mantissa_bits, int magnitude_bi
   return nan_for_minus_zero & (field == 1ll << magnitude_bits) ? NAN : x;
 }
 
+/* `number` for a format of at most 16 bits whose numbers are normal ones of a float: in float, twice as many at a time. */
+FN float narrow_number(uint32_t code, int padding, int mantissa_bits, int magnitude_bits, int bias, float unit, int has_zero,
+                       int32_t largest, int has_infinity, int is_signed, int nan_for_minus_zero) {
+  const int32_t field = code >> padding, magnitude = field & (int32_t)(~0u >> (32 - magnitude_bits));
+  const float normal = float_from_bits((magnitude << (23 - mantissa_bits)) + ((127 - bias) << 23));
+  float x = has_zero & (magnitude < 1 << mantissa_bits) ? (float)magnitude * unit : normal;
+  x = magnitude <= largest ? x : has_infinity & (magnitude == largest + 1) ? INFINITY : NAN;
+  if (is_signed) x = float_from_bits(float_to_bits(x) ^ (int32_t)((uint32_t)(field >> magnitude_bits) << 31));
+  return nan_for_minus_zero & (field == 1 << magnitude_bits) ? NAN : x;
+}
+
+/* `align` for such a number. */
+FN int align_narrow(float x, int min_exponent) {
+  const int field = float_to_bits(x) >> 23 & 0xFF;
+  return (x == 0) | (field == 0xFF) ? NONE : larger(field - 127, min_exponent);
+}
+
 /* Decode the code of an integer of `bits` bits. */
 FN double whole_number(uint64_t code, int bits, int is_signed) {
   const int64_t magnitude = code & ~0ull >> (64 - bits), sign = is_signed ? 1ll << (bits - 1) : 0;
@@ -84,7 +101,7 @@ static void read_a(const Job *job, Buffers *x, long row, long k, long rows, long
     lane *restrict values = x->a + i * CHUNK_A;
     short *restrict exponents = x->ea + i * CHUNK_A;
     _Pragma("omp simd") for (long j = 0; j < elements; ++j) {
-      const double v = NUMBER_A(codes[j]);
+      const number_a v = NUMBER_A(codes[j]);
       values[j] = v;
       exponents[j] = larger(ALIGN_A(v), OPERAND_NONE);
     }
@@ -117,7 +134,7 @@ static void read_b(const Job *job, Buffers *x, long k, long column, long depth, 
   TAKE(OF_B, code_b, ALONG_B(k), column, ALONG_B(depth), columns, W);
   const code_b *restrict codes = (const code_b *)x->codes;
   _Pragma("omp simd") for (long j = 0; j < ALONG_B(depth) * W; ++j) {
-    const double v = j % W < columns ? NUMBER_B(codes[j]) : 0.0;
+    const number_b v = j % W < columns ? NUMBER_B(codes[j]) : 0;
     x->b[j] = v;
     x->eb[j] = larger(ALIGN_B(v), OPERAND_NONE);
   }

@@ -174,8 +174,12 @@ def source(plan: Plan, width: int = WIDTH) -> str:
     for is_a, letter in ((True, "A"), (False, "B")):
         fmt, scale, along, across = of_side(spec, is_a)
         types[f"code_{letter.lower()}"] = _type(fmt)
-        defines[f"NUMBER_{letter}(code)"] = _number(fmt, spec.flush_operands)
-        defines[f"ALIGN_{letter}(x)"] = Emitter.align("x", spec.widen or fmt)
+        narrow = _is_narrow(fmt) and not spec.flush_operands
+        types[f"number_{letter.lower()}"] = "float" if narrow else "double"
+        defines[f"NUMBER_{letter}(code)"] = _number(fmt, spec.flush_operands, narrow)
+        aligned = spec.widen or fmt
+        usual = Emitter.align("x", aligned)
+        defines[f"ALIGN_{letter}(x)"] = f"align_narrow(x, {aligned.min_exponent})" if narrow else usual
         defines[f"GROUP_{letter}_K"], defines[f"GROUP_{letter}_{'M' if is_a else 'N'}"] = f"{along}L", f"{across}L"
         defines[f"GROUPS_{letter}"] = (chunk - 1) // along + 2 if scale else 1
         if scale:
@@ -216,15 +220,20 @@ def _table(fmt: Format) -> str:
     return f"(const double[]){{{', '.join(numbers)}}}"
 
 
-def _number(fmt: Format, flush: bool | str) -> str:
-    """Return the C expression that decodes `code`."""
+def _is_narrow(fmt: Format) -> bool:
+    """Return whether a floating-point format has at most 16 bits, and all its numbers are normal ones of a float."""
+    return fmt.kind == "float" and fmt.storage_bits <= 16 and fmt.min_lsb_exponent >= -126 and fmt.max_exponent <= 127
+
+
+def _number(fmt: Format, flush: bool | str, narrow: bool = False) -> str:
+    """Return the C expression that decodes `code`; in float if it is `narrow`."""
     if fmt.kind == "table":
         return f"({_table(fmt)})[(code) & {(1 << fmt.bits) - 1}]"
     if fmt.kind == "integer":
         return f"whole_number((code) >> {fmt.low_padding}, {fmt.mantissa_bits}, {int(fmt.signed)})"
     fields = (fmt.low_padding, fmt.mantissa_bits, fmt.magnitude_bits, fmt.bias, (2.0**fmt.min_lsb_exponent).hex())
     rules = (fmt.zero, fmt.max_finite_magnitude, fmt.infinity, fmt.signed, fmt.nan == "negative-zero")
-    text = f"number(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
+    text = f"{'narrow_number' if narrow else 'number'}(code, {', '.join(str(x) for x in (*fields, *map(int, rules)))})"
     return f"flushed({text}, {(2.0**fmt.min_exponent).hex()}, {int(flush == 'keep-sign')})" if flush else text
 
 

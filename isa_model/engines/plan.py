@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import inf, nan
 from typing import Literal
 
@@ -14,6 +15,7 @@ from isa_model.codec import largest_finite
 from isa_model.float64 import LANE_BITS
 from isa_model.formats import Format, named
 from isa_model.instruction import Instruction
+from isa_model.limits import HIGHEST_POWER
 from isa_model.rounding import Rounding
 from isa_model.stage import Stage
 
@@ -121,6 +123,9 @@ class Plan:
         self.stages: list[Stage] = list(spec.stages.values())
         if spec.accumulator.min_lsb_exponent < -RANGE:
             raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
+        for fmt in (spec.a, spec.b, spec.c_format, spec.accumulator):
+            if fmt.min_exponent > HIGHEST_POWER:
+                raise Unsupported(f"a normal number of {fmt.name}, which has none, would not be one of float64 lanes")
         self.handover = handover(spec)
         scale = spec.scale
         product = _product(_of_format(spec.a, spec.widen), _of_format(spec.b, spec.widen))
@@ -246,13 +251,15 @@ class Plan:
         """Return the bounds on the results of a stage after their scales."""
         scale = self.spec.scale
         if scale is not None and index == self.spec.scaled_stage:
-            factor = scales[0] if scales else Level(1, 0, 1, 1, 0)
-            for other in scales[1:]:
-                factor = _product(factor, other)
+            count = len(scale.a.levels) if scale.a else 0
+            sides = [_in_range(reduce(_product, side)) for side in (scales[:count], scales[count:]) if side]
+            if index < 0:
+                self._check_operands(level, scales[:count], scales[count:])
+            factor = _in_range(reduce(_product, sides or [Level(1, 0, 1, 1, 0)]))
             if factor.parts > 1:
                 raise Unsupported("the product of the scales is wider than a lane")
             if scale.product:
-                _in_range(factor)
+                _check_register(scale.product.format)
                 factor = _of_format(scale.product.format)
             shifted = {name: getattr(factor, name) + scale.power for name in ("lsb", "top", "highest")}
             factor = replace(factor, **shifted)
@@ -263,6 +270,14 @@ class Plan:
                 _check_register(scale.result.format)
                 level = _of_format(scale.result.format)
         return _in_range(level)
+
+    def _check_operands(self, product: Level, of_a: list[Level], of_b: list[Level]) -> None:
+        """Raise Unsupported for products, or operands with their scales where these are folded, beyond lanes."""
+        if not self.scales_fold:
+            _in_range(product)
+            return
+        for fmt, levels in ((self.spec.a, of_a), (self.spec.b, of_b)):
+            _in_range(reduce(_product, levels, _of_format(fmt)))
 
     def _running(self, stage: Stage) -> Level:
         """Return the bounds on a running value: a number of its register or, in the last stage, of C's format."""
@@ -329,10 +344,17 @@ class Plan:
             and stage.fraction_bits + product.growth + stage.terms.bit_length() <= 24
             and product.lsb > -60
             and product.top < 60
+            and self._highest(product) - stage.fraction_bits
+            < 150  # an infinite product times the inverse unit stays one
             # a tiny product must not vanish before a rounding that depends on its sign or presence
             and stage.rounding in (Rounding.TOWARD_ZERO, Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
         )
         return "float32" if narrow else "float64"
+
+    def _highest(self, product: Level) -> int:
+        """Return the highest exponent that the first stage aligns to."""
+        stage = self.first
+        return aligned_to(stage, [product, *([self._running(stage)] if stage.accumulator else [])])
 
     def _narrow(self) -> bool:
         """Return whether single precision holds a step of the first stage, with its running value and register."""
@@ -373,6 +395,8 @@ def _widest(x: Level, y: Level) -> Level:
 def _check_register(fmt: Format, random_bits: int = 0) -> None:
     if fmt.mantissa_bits + random_bits > LANE_BITS - (3 if fmt.kind == "float" else 1):
         raise Unsupported(f"{fmt.name}{' with its random bits' if random_bits else ''} is as wide as the lanes")
+    if fmt.kind == "float" and not -RANGE <= fmt.min_lsb_exponent <= fmt.max_exponent <= RANGE:
+        raise Unsupported(f"{fmt.name} has numbers beyond those that lanes round to")
 
 
 def _in_range(level: Level) -> Level:

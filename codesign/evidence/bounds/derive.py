@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil, floor, inf, ldexp, log2, sqrt
 
-from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers
+from codesign.evidence.bounds.remainders import Kept, both_registers, limit
+from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers, times
 from codesign.evidence.bounds.terms import Factor, Sums, bits_of, exp2, held, power_of_two, products, scaled
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import InputError
@@ -45,6 +46,10 @@ class Step:
     """Blocks in which anything can be lost against the running value."""
     rounded: int
     """Blocks in which the register can round."""
+    kept: Kept | None = None
+    """Errors of a running value in two registers, which are those of `register` and part of those of `block`."""
+    joined: Errors = NOTHING
+    """Errors of rounding both registers of a running value to D, relative to their sum."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
     """Return the bounds for sums over `k` products, filled up with zeros to whole instructions.
 
     `c` allows any C that its format holds; without it sums start from zero. `normal` excludes subnormal operands.
-    Raises ValueError unless `k` is positive. Raises InputError for inverted terms, offsets above 0 and remainders, for which no
-    bound is derived.
+    Raises ValueError unless `k` is positive. Raises InputError for inverted terms and offsets above 0, for which no bound is
+    derived.
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least 1")
@@ -106,6 +111,7 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
         last = index == len(spec.stages) - 1
         blocks = every // (spanned * stage.terms) if last else stage.chain or 1
         step = _step(spec, stage, sums, blocks, c and last)
+        lowest = _lowest(spec, sums, c and last)
         sums = _after(spec, stage, sums, step, c and last)
         steps.append(
             replace(
@@ -117,6 +123,13 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
             )
         )
         overflow = min(overflow, *(_limit(r, sums, spec) for r in stage.result), inf)
+        if stage.remainder and step.kept:
+            overflow = min(overflow, limit(stage.remainder.register, step.kept, sums.errors.worst, sums.absolute))
+            joined, underflow = of_registers((spec.joining,), lowest, inf, None)
+            absolute = sums.absolute * (1 + joined.worst) + underflow
+            sums = replace(sums, errors=sums.errors.then(joined), absolute=absolute)
+            steps[-1] = replace(steps[-1], joined=joined)
+            overflow = min(overflow, _limit(spec.joining, sums, spec))
         spanned *= stage.inputs
     errors = sums.errors
     return Bound(
@@ -135,7 +148,7 @@ def bound(instruction: Instruction, k: int, c: bool = False, normal: bool = Fals
 def check(spec: Instruction) -> None:
     """Raise InputError for an instruction whose sums have no bound here."""
     for name, stage in spec.stages.items():
-        fields = {"opposing": stage.opposing != "negate", "offset": stage.offset > 0, "remainder": stage.remainder}
+        fields = {"opposing": stage.opposing != "negate", "offset": stage.offset > 0}
         field = next((field for field, there in fields.items() if there), "")
         if field:
             message = f"{spec.name}: no error bound is derived for `{field}` of stage `{name}`"
@@ -157,7 +170,8 @@ def _limit(register: Register, sums: Sums, spec: Instruction) -> float:
     if not fmt.signed and (spec.a.signed or spec.b.signed or spec.c_format.signed):
         return 0.0
     largest = float(fmt.max_finite_magnitude) if fmt.kind == "integer" else largest_finite(fmt)
-    return largest if sums.errors.inward else (largest - sums.absolute) / (1 + sums.errors.worst)
+    room = largest if sums.errors.inward else (largest - sums.absolute) / (1 + sums.errors.worst)
+    return room if room > 0 else 0.0
 
 
 # -- sums ------------------------------------------------------------------------------------------------------------
@@ -165,7 +179,7 @@ def _limit(register: Register, sums: Sums, spec: Instruction) -> float:
 
 def _step(spec: Instruction, stage: Stage, sums: Sums, blocks: int, c: bool) -> Step:
     """Return the errors that a stage adds, relative to the values that its terms are aligned to."""
-    n, block, running = stage.terms, NOTHING, NOTHING
+    n, block, running = stage.terms + _further_term(stage), NOTHING, NOTHING
     highest = inf if c else sums.highest + log2(n * blocks) + _growth(stage, sums, blocks)
     lowest = _lowest(spec, sums, c)
     if stage.fraction_bits is not None:
@@ -182,7 +196,7 @@ def _step(spec: Instruction, stage: Stage, sums: Sums, blocks: int, c: bool) -> 
         weight = sums.weight_where(-inf if c else sums.lowest + least_kept + 1)
         largest_too = sums.bits is None or sums.bits > kept
         alike = _alike(stage, sums)
-        block = term.times(weight, n - alike + largest_too)
+        block = term.times(weight, stage.terms - alike + largest_too)
         if sums.unscaled:  # beside terms with its scales, a term weighs what it weighs without them
             block = block.beside(
                 term.times(sums.unscaled.weight_where(sums.unscaled.lowest + least_kept + 1), alike - 1)
@@ -193,9 +207,20 @@ def _step(spec: Instruction, stage: Stage, sums: Sums, blocks: int, c: bool) -> 
             running = term.times(1.0, n).beside(value if held > own else NOTHING)
             if blocks > 1 or c:
                 block = block.beside(value.or_else(_left_out(stage)).times(weight))
+                block = block.beside(term.times(weight, _further_term(stage)))
     register, _ = of_registers(stage.result, lowest, highest, _significant(stage, sums))
     further, rounded = (blocks, blocks) if c else _lossy(stage, sums, blocks, lowest)
-    return Step("", blocks, 0, NOTHING, NOTHING, block, running, register, further, rounded)
+    two = both_registers(stage, register, blocks, lowest) if stage.remainder else None
+    if two:
+        register, inward = two.register, two.register.inward
+        block, running = (replace(e, inward=e.inward and inward) for e in (block, running))
+        block, running = block.beside(two.block), running.times(two.larger)
+    return Step("", blocks, 0, NOTHING, NOTHING, block, running, register, further, rounded, two)
+
+
+def _further_term(stage: Stage) -> int:
+    """Return 1 if the second register of the running value is a term of the sum, else 0."""
+    return int(stage.remainder is not None and stage.remainder.joins == "sum")
 
 
 def _cut(mode: Rounding, kept: int, bits: float) -> Errors:
@@ -205,7 +230,7 @@ def _cut(mode: Rounding, kept: int, bits: float) -> Errors:
 
 def _lossy(stage: Stage, sums: Sums, blocks: int, lowest: int) -> tuple[int, int]:
     """Return how often the running value is cut to, and the register rounds: not while sums are small multiples of a unit."""
-    mass = 2.0 ** min(sums.highest + log2(stage.terms) + _growth(stage, sums, blocks) - lowest, 1000)
+    mass = 2.0 ** min(max(sums.highest + log2(stage.terms) + _growth(stage, sums, blocks) - lowest, -900), 1000)
     kept = [stage.fraction_bits, stage.accumulator_fraction_bits, stage.drop_beyond]
     bits = min((x for x in kept if x is not None), default=0)
     registers = [r.format.mantissa_bits for r in stage.result if r.format.kind == "float"]
@@ -248,7 +273,7 @@ def _every(stage: Stage) -> float:
     """Return the error of a block all of whose terms are cut, relative to two to the exponent that they are aligned to."""
     if stage.fraction_bits is None or stage.rounding is None:
         return 0.0
-    unit = ldexp(stage.terms, -stage.fraction_bits)
+    unit = ldexp(stage.terms + _further_term(stage), -stage.fraction_bits)
     unit += ldexp(1.0, -(stage.accumulator_fraction_bits or 0)) if stage.accumulator else 0.0
     return of_mode(stage.rounding).worst * unit + _left_out(stage).worst
 
@@ -263,7 +288,7 @@ def _growth(stage: Stage, sums: Sums, blocks: int) -> float:
         return inf
     grown = (
         log2(1 + sums.errors.worst)
-        + log2(1 + _every(stage) * sums.weight_where(-inf))
+        + log2(1 + times(_every(stage), sums.weight_where(-inf)))
         + blocks * log2(1 + _every(stage))
     )
     return grown + blocks * sum(log2(1 + 2.0**-r.format.mantissa_bits) for r in stage.result)
@@ -282,13 +307,16 @@ def _after(spec: Instruction, stage: Stage, sums: Sums, step: Step, c: bool) -> 
 
     least = [r.format.min_exponent for r in stage.result if r.format.kind == "float"]
     least += [spec.c_format.min_exponent] if c and spec.c_format.kind == "float" else []
-    lost = _every(stage) * sums.floor + running.worst * power_of_two(max(least, default=-2000))
+    least += [stage.remainder.format.min_exponent] if stage.remainder else []
+    lost = times(_every(stage), sums.floor) + times(running.worst, power_of_two(max(least, default=-2000)))
     if stage.zero_exponent is not None and (block.worst or running.worst):
-        lost += _every(stage) * power_of_two(stage.zero_exponent)
+        lost += times(_every(stage), power_of_two(stage.zero_exponent))
     _, underflow = of_registers(stage.result, _lowest(spec, sums, c), inf, None)
-    if spec.flush_c and list(spec.stages.values())[-1] is stage:  # the next instruction reads a subnormal D as zero
+    if step.kept:
+        underflow = step.kept.underflow
+    elif spec.flush_c and list(spec.stages.values())[-1] is stage:  # the next instruction reads a subnormal D as zero
         underflow += power_of_two(spec.accumulator.min_exponent)
-    absolute = (n * sums.absolute + lost + underflow) * blocks * grown
+    absolute = times((n * sums.absolute + lost + underflow) * blocks, grown)
     errors = Errors(worst, mean, variance * grown * grown, inward)
     made = replace(sums, errors=errors, absolute=absolute, highest=sums.highest + log2(n * blocks))
     if stage.result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import isinf
 
 from codesign.evidence.bounds.derive import Bound, Step
 
@@ -55,6 +56,10 @@ def _formula(step: Step, before: str, n: str) -> str:
         elif errors.worst and count:
             added.append(f"{x} {times}".rstrip())
             total += errors.worst * count
+    if step.joined.worst:  # of all before it, if that only takes away
+        inward = step.joined.inward and not (made or added)
+        (lost if inward else made).append(f"(1 {'-' if inward else '+'} {binary(step.joined.worst)})")
+        whole = whole if not inward else binary(step.joined.worst) if len(lost) == 1 else ""
     if added:
         made.append(f"(1 + {' + '.join(added)})" if total <= 1 else f"L({' + '.join(added)})")
     if not made:
@@ -72,8 +77,8 @@ def _count(n: str, idle: int) -> str:
 
 def binary(x: float) -> str:
     """Return a number as a small odd number times a power of two, or with three digits."""
-    if not x:
-        return "0"
+    if not x or isinf(x):
+        return "infinity" if x else "0"
     value = Fraction(x)
     exponent = 1 - value.denominator.bit_length()
     odd = value.numerator

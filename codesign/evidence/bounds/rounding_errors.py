@@ -30,7 +30,7 @@ class Errors:
 
     def times(self, unit: float, count: float = 1) -> Errors:
         """Return the sum of `count` independent errors, each of them `unit` times as large."""
-        if not count or not unit:
+        if not count or not unit or not self.worst:
             return Errors()
         return Errors(
             self.worst * unit * count, self.mean * unit * count, self.variance * unit * unit * count, self.inward
@@ -121,6 +121,11 @@ def compounded(once: Sequence[Errors], every: Sequence[tuple[Errors, int]] = ())
     for e in once:
         more += (0.0 if e.inward else e.worst) * (1 + more)
     return ((1 + more) * taken + more if more < inf else inf), 1 + more
+
+
+def times(x: float, y: float) -> float:
+    """Return the product of two numbers from 0 to infinity; nothing is nothing, infinitely often too."""
+    return x * y if x and y else 0.0
 
 
 def grown(added: float) -> float:

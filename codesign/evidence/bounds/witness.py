@@ -93,6 +93,8 @@ class Bench:
         self.products = -(-k * self.spec.shape.k // instruction.shape.k)
         self.layouts = list(self._layouts())
         self._made: dict[Layout, NDArray[np.int8]] = {}
+        self._products: dict[Pair, Fraction] = {}
+        self._scaled: dict[tuple[Layout, int], tuple[list[Any], list[tuple[Fraction, list[int]]]]] = {}
 
     @cached_property
     def engine(self) -> Engine:
@@ -180,33 +182,45 @@ class Bench:
 
         from isa_model.array_codec import code_dtype
 
-        spec, places = self.spec, self.places(witness.layout)
+        spec = self.spec
         a, b, scales = self.operands(witness)
         d = self.engine.multiply(a, b, np.zeros((1, 1), code_dtype(spec.c_format)), *scales)
         number = decode(spec.accumulator, int(d[0, 0]))
         if number.special:
             return None
         exact = mass = Fraction(0)
-        for factor, chosen in self._scales(witness)[1]:
-            counts = np.bincount(places if chosen is None else places[chosen], minlength=NONE)
-            for (x, y), count in zip(witness.pairs, counts.tolist(), strict=False):
-                value = _value(spec, spec.a, x) * _value(spec, spec.b, y) * factor * count
+        for factor, counts in self._scales(witness)[1]:
+            for (x, y), count in zip(witness.pairs, counts, strict=False):
+                value = self._product(x, y) * factor * count
                 exact, mass = exact + value, mass + abs(value)
         return replace(witness, error=number.exact() - exact, mass=mass)
 
-    def _scales(self, witness: Witness) -> tuple[list[Any], list[tuple[Fraction, Any]]]:
-        """Return the codes of scales, and for each value of a product's scale the products that have it (None: all)."""
+    def _product(self, a: int, b: int) -> Fraction:
+        """Return the product of two codes."""
+        if (a, b) not in self._products:
+            self._products[a, b] = _value(self.spec, self.spec.a, a) * _value(self.spec, self.spec.b, b)
+        return self._products[a, b]
+
+    def _scales(self, witness: Witness) -> tuple[list[Any], list[tuple[Fraction, list[int]]]]:
+        """Return the codes of scales, and each value of a product's scale with the numbers of products at each place."""
+        key = witness.layout, witness.boost
+        if key not in self._scaled:
+            self._scaled[key] = self._scales_of(*key)
+        return self._scaled[key]
+
+    def _scales_of(self, layout: Layout, boost: int) -> tuple[list[Any], list[tuple[Fraction, list[int]]]]:
+        """Return `_scales` of the inputs with a layout and `boost`."""
         import numpy as np
 
         from isa_model.array_codec import code_dtype
 
-        scale = self.spec.scale
+        scale, places = self.spec.scale, self.places(layout)
         if scale is None:
-            return [None, None], [(Fraction(1), None)]
+            return [None, None], [(Fraction(1), np.bincount(places, minlength=NONE).tolist())]
         k, value = np.arange(self.filled), np.full(self.filled, scale.power)
-        leads = k[self.places(witness.layout) == LEAD]
+        leads = k[places == LEAD]
         codes: list[Any] = []
-        shares = _shares(scale, witness.boost)
+        shares = _shares(scale, boost)
         for side, shape, (low, high) in ((scale.a, (1, -1), shares[0]), (scale.b, (-1, 1), shares[1])):
             if side is None:
                 codes.append(None)
@@ -218,7 +232,8 @@ class Bench:
             every += [np.full(-(-self.filled // x.along(axis)), _power(x.format, 0)) for x in side.coarser]
             made = [own.astype(code_dtype(x.format)).reshape(shape) for own, x in zip(every, side.levels, strict=True)]
             codes.append(made if side.coarser else made[0])
-        return codes, [(Fraction(2) ** e, value == e) for e in np.unique(value).tolist()]
+        counts = {e: np.bincount(places[value == e], minlength=NONE).tolist() for e in np.unique(value).tolist()}
+        return codes, [(Fraction(2) ** e, found) for e, found in counts.items()]
 
 
 def search(instruction: Instruction, k: int, thorough: bool = True) -> tuple[Bound, Witness | None]:

@@ -13,7 +13,7 @@ from codesign.figures.intervals import Estimate, figures
 from codesign.proposal.proposal import Proposal
 from codesign.workloads.gemms import Gemm, Role
 from codesign.workloads.tensors import CAPTURED, draw, recorded, synthetic
-from isa_model.path import Step, exactly_once, walk
+from isa_model.path import Step, casts_of, exactly_once, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,23 +87,23 @@ def sums_of_paths(
     blocks = [(seed, block) for seed in seeds for block in range(BLOCKS)]
     for seed, block in blocks[:1] if captured else blocks:  # captured tensors do not depend on the seed
         x = _tensor(gemm, tensors, seed, block)
-        wanted = dict.fromkeys(s for steps in parts for s in (steps, exactly_once(steps)))
+        wanted = dict.fromkeys(s for steps in parts for s in (steps, casts_of(exactly_once(steps))))
         arrived = {steps: walk(steps, x).values for steps in wanted}
         for steps, made in parts.items():
-            made.append(_sums(x, arrived[steps], arrived[exactly_once(steps)], RUN if captured else len(x)))
+            made.append(_sums(x, arrived[steps], arrived[casts_of(exactly_once(steps))], RUN if captured else len(x)))
     sums = {steps: joined(made) for steps, made in parts.items()}
     return [{variant: sums[steps] for variant, steps in paths.items()} for paths in several]
 
 
 def _paths(proposal: Proposal) -> dict[str, tuple[Step, ...]]:
-    """Return the steps of every variant that has a path."""
+    """Return the casts of every variant that has a path."""
     assert proposal.path is not None
     paths = {
         "software": proposal.software.path,
         "proposal": proposal.path.steps,
         "exact": exactly_once(proposal.path.steps),
     }
-    return {variant: tuple(steps) for variant, steps in paths.items() if steps}
+    return {variant: casts_of(steps) for variant, steps in paths.items() if steps}
 
 
 def _tensor(gemm: Gemm, tensors: str, seed: int, block: int) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import fsum
 
 from codesign.evidence.cost.records import CostRecord
+from codesign.evidence.cost.rtl.ports import registers
 from codesign.figures.figure import Alternative, Kind
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -118,13 +119,15 @@ def extra_loop_cycles(new: CostRecord, old: CostRecord) -> ChipFigure:
 
 
 def accumulator_traffic(today: Instruction, spec: Instruction) -> ChipFigure:
-    """Return the bits of C read and of D written per product, over today's."""
+    """Return the bits of C read and of D written per product, or of both registers if there are two, over today's."""
 
     def bits(of: Instruction) -> float:
-        return (of.c_format.bits + of.accumulator.bits) / of.span
+        both = sum(fmt.bits for fmt in registers(of).values())
+        return (2 * both or of.c_format.bits + of.accumulator.bits) / of.span
 
     ratio = bits(spec) / bits(today)
-    source = f"C and D every {spec.span} products against every {today.span}"
+    moved = "both registers" if spec.remainder else "C and D"
+    source = f"{moved} every {spec.span} products against every {today.span}"
     return ChipFigure("cost.accumulator_traffic", ratio, ratio, ratio, "modelled", source)
 
 

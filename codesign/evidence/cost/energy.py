@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.netlist import Netlist, pack
 from codesign.evidence.cost.pipeline import Pipeline, last_reads
-from codesign.evidence.cost.rtl.ports import scale_inputs
+from codesign.evidence.cost.rtl.ports import registers, scale_inputs
 from codesign.evidence.cost.unit_vectors import UnitVectors, code_of_one, of_matrices, one_step, scale_shape
 from isa_model.array_codec import code_dtype
 from isa_model.instruction import Instruction
@@ -49,6 +49,7 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
     c = np.zeros(shape, code_dtype(spec.c_format))
     chains = spec.c_format == spec.accumulator  # otherwise D cannot be the next C, and every step starts from zero
     parts = []
+    kept: dict[str, Any] = {}
     for i in range(steps):
         scales: dict[str, Any] = {}
         for operand in (a, b):
@@ -66,13 +67,17 @@ def workload_vectors(spec: Instruction, trial: Trial) -> UnitVectors:
                     code_dtype(port.level.format),
                 )
         window = slice(i * k, (i + 1) * k)
-        parts.append(of_matrices(step, a_codes[:, window], b_codes[window], c, scales, seed=i))
-        c = parts[-1].d.reshape(shape).astype(c.dtype) if chains else c
+        parts.append(of_matrices(step, a_codes[:, window], b_codes[window], c, scales, seed=i, kept=kept))
+        if step.remainder:
+            kept = {name: parts[-1].d[:, n] for n, name in enumerate(registers(step), 1)} | {"first": np.zeros_like(c)}
+        elif chains:
+            c = parts[-1].d.reshape(shape).astype(c.dtype)
     count = shape[0] * shape[1] * steps
     operands = {
         name: np.stack([p.operands[name] for p in parts], axis=1).reshape(count, -1) for name in parts[0].operands
     }
-    return UnitVectors(operands, np.stack([p.d for p in parts], axis=1).ravel())
+    d = np.stack([p.d for p in parts], axis=1)
+    return UnitVectors(operands, d.reshape(count, *d.shape[2:]))
 
 
 def switched(pipeline: Pipeline, vectors: UnitVectors) -> tuple[float, float]:

@@ -96,15 +96,16 @@ class Netlist:
             level[gate.output] = 1 + max((level[net] for net in gate.inputs), default=0)
         return level
 
-    def levels_from(self, port: str) -> int:
-        """Return the number of gates on the longest path from an input port to an output; 0 without such a port."""
-        level = dict.fromkeys(self.inputs.get(port, ()), 0)
+    def levels_from(self, *ports: str, to: tuple[str, ...] = ()) -> int:
+        """Return the number of gates on the longest path from input ports to outputs, all by default; 0 without such ports."""
+        level = dict.fromkeys((net for port in ports for net in self.inputs.get(port, ())), 0)
         for i in self.order:
             gate = self.gates[i]
             reached = [level[net] for net in gate.inputs if net in level]
             if reached:
                 level[gate.output] = 1 + max(reached)
-        return max((level.get(net, 0) for nets in self.outputs.values() for net in nets), default=0)
+        reached_by = [nets for name, nets in self.outputs.items() if not to or name in to]
+        return max((level.get(net, 0) for nets in reached_by for net in nets), default=0)
 
     @cached_property
     def batches(self) -> list[tuple[str, Any, Any]]:

@@ -22,7 +22,7 @@ class Pipeline:
     latency: int
     """Latency from operands to D in cycles, which is the number of stages."""
     loop: int
-    """Fewest cycles from C to D, which is how long an accumulator waits for its next step."""
+    """Fewest cycles from C to D, or from both registers to both, which is how long an accumulator waits for its next step."""
     register_bits: int
     area: float
     """Area of gates and flip-flops, in the library's unit."""
@@ -65,11 +65,18 @@ def pipeline(netlist: Netlist, depth: int, elements: Mapping[str, int] | None = 
         netlist,
         tuple(stage),
         latency=stages,
-        loop=-(-netlist.levels_from("c") // depth),
+        loop=-(-_loop(netlist) // depth),
         register_bits=bits,
         area=netlist.area + bits * flop.area,
         period=max(time) + flop.intrinsic + flop.resistance * netlist.library.inverter.inputs[0].capacitance,
     )
+
+
+def _loop(netlist: Netlist) -> int:
+    """Return the gates on the longest path from a running value to the next."""
+    if "running" in netlist.inputs:
+        return netlist.levels_from("running", "rest", to=("running_out", "rest_out"))
+    return netlist.levels_from("c")
 
 
 def verilog(cut: Pipeline) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from codesign.evidence.cost.rtl.ports import ScalePort, draw_bits, draws, ports, scale_inputs
+from codesign.evidence.cost.rtl.ports import ScalePort, draw_bits, draws, ports, registers, scale_inputs
 from isa_model.array_codec import code_dtype, to_codes
-from isa_model.codec import Number
+from isa_model.codec import Number, encode
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
@@ -36,7 +36,7 @@ class UnitVectors:
     operands: dict[str, Codes]
     """Codes (vectors, elements) by port."""
     d: Codes
-    """Codes of D (vectors,)."""
+    """Codes of D (vectors,); where the running value has two registers, of all outputs (vectors, outputs)."""
 
     def __len__(self) -> int:
         return len(self.d)
@@ -63,8 +63,14 @@ def adversarial(spec: Instruction, seed: int, side: int = 96) -> Iterator[UnitVe
             for port in scale_inputs(spec)
         }
         c = codes(spec.c_format, rng, (side, side), kind)
-        yield of_matrices(spec, a, b, c, scales)
-        if spec.c_format == spec.accumulator:
+        yield of_matrices(spec, a, b, c, scales, kept=kept(spec, rng, (side, side), kind))
+        if spec.remainder:
+            alone = of_matrices(spec, a, b, np.zeros_like(c), scales).d
+            state, fmt = kept(spec, rng, (side, side), kind), registers(spec)["running"]
+            near = negated(fmt, alone[:, 1].reshape(side, side)) + (rng.integers(-2, 3, c.shape) << fmt.low_padding)
+            state |= {"running": (near & (1 << fmt.bits) - 1).astype(code_dtype(fmt)), "first": np.zeros_like(c)}
+            yield of_matrices(spec, a, b, c, scales, kept=state)
+        elif spec.c_format == spec.accumulator:
             sum_alone = to_codes(spec.accumulator, matmul(step, a, b, np.zeros_like(c), **arguments(step, scales)))
             nearby = rng.integers(-2, 3, c.shape) * rng.integers(0, 2, c.shape) << spec.accumulator.low_padding
             c = negated(spec.accumulator, sum_alone) + nearby
@@ -179,18 +185,23 @@ def arguments(spec: Instruction, scales: Mapping[str, Any], seed: bool = True) -
 
 
 def of_matrices(
-    spec: Instruction, a: Any, b: Any, c: Any, scales: Mapping[str, Any] = MappingProxyType({}), seed: int = SEED
+    spec: Instruction,
+    a: Any,
+    b: Any,
+    c: Any,
+    scales: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = SEED,
+    kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> UnitVectors:
     """Return one vector per element of D, from codes of A (M, span), B (span, N), C (M, N) and of scales by port.
 
-    `seed` is that of a stochastic instruction.
+    `seed` is that of a stochastic instruction, `kept` the codes (M, N) of both registers and `first`; without it, steps start
+    from C.
     """
     import numpy as np
 
     step = one_step(spec)
-    given = arguments(step, scales) | ({"seed": seed} if step.is_stochastic else {})
-    d = to_codes(step.accumulator, matmul(step, a, b, c, **given))
-    rows, columns = (x.ravel() for x in np.indices(d.shape))
+    rows, columns = (x.ravel() for x in np.indices(c.shape))
     operands = {"a": a[rows], "b": b.T[columns], "c": c.reshape(-1, 1)}
     if step.is_stochastic:
         words = [
@@ -207,13 +218,59 @@ def of_matrices(
     for port in scale_inputs(step):
         lines = scales[port.name] if port.is_a else scales[port.name].T
         operands[port.name] = lines[(rows if port.is_a else columns) // port.level.along(0 if port.is_a else 1)]
+    if step.remainder:
+        none = {name: np.zeros_like(rows) for name in registers(step)} | {"first": np.ones_like(rows)}
+        operands |= {name: np.reshape(kept.get(name, own), (-1, 1)) for name, own in none.items()}
+        by_vector = [{name: own[i].tolist() for name, own in operands.items()} for i in range(len(rows))]
+        results = np.array([in_two(step.per_line(), vector) for vector in by_vector], "u8")
+        return UnitVectors({k: v.astype("u8") for k, v in operands.items()}, results)
+    given = arguments(step, scales) | ({"seed": seed} if step.is_stochastic else {})
+    d = to_codes(step.accumulator, matmul(step, a, b, c, **given))
     mask = (1 << step.accumulator.bits) - 1
     return UnitVectors({k: v.astype("u8") for k, v in operands.items()}, d.ravel().astype("u8") & np.uint64(mask))
+
+
+def in_two(step: Instruction, operands: Mapping[str, list[int]]) -> list[int]:
+    """Return the codes of D and of both registers after one step, by the golden model, from the codes of a vector by port."""
+    from isa_model import golden
+
+    formats = registers(step)
+    if operands["first"][0]:
+        running = golden.read(step, step.c_format, operands["c"][0], step.flush_c)
+    else:
+        rest = golden.term(formats["rest"], operands["rest"][0])
+        running = golden.term(formats["running"], operands["running"][0])
+        running = replace(running, rest=None if rest.number.is_zero else rest)
+    places = {(d.block, step.register_number(d.stage) + d.register): i for i, d in enumerate(draws(step))}
+    words = [bits << (32 - draw_bits(step)) for bits in operands.get("random", [])]
+    given = arguments(step, operands, seed=False)
+    a, b, of_a, of_b = operands["a"], operands["b"], given.get("scale_a", ()), given.get("scale_b", ())
+    value = golden.instruction(step, a, b, running, of_a, of_b, 0, lambda *place: words[places[place]])
+    after = [value.number, value.rest.number if value.rest else Number(False, 0, 0)]
+    codes = [encode(f, x, overflow=f.kept_infinity) for f, x in zip(formats.values(), after, strict=True)]
+    return [golden.written(step, golden.joined(step, value)), *codes]
+
+
+def kept(spec: Instruction, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> dict[str, Any]:
+    """Return random codes of both registers, finite in the second, and `first`; nothing without a second register."""
+    import numpy as np
+
+    formats = registers(spec)
+    found: dict[str, Any] = {name: codes(fmt, rng, shape, kind) for name, fmt in formats.items()}
+    if found:
+        fmt = formats["rest"]
+        magnitude = found["rest"] >> fmt.low_padding & ((1 << fmt.magnitude_bits) - 1)
+        special = (magnitude > fmt.max_finite_magnitude) | (found["rest"] == (fmt.nan_code or 0))
+        found["rest"] = np.where(special, 0, found["rest"])
+        found["first"] = (rng.random(shape) < 0.25).astype("u8")
+    return found
 
 
 def widths(spec: Instruction) -> dict[str, int]:
     """Return the bits of one element, by port."""
     result = {"a": spec.a.bits, "b": spec.b.bits, "c": spec.c_format.bits}
+    if spec.remainder:
+        result |= {name: fmt.bits for name, fmt in registers(spec).items()} | {"first": 1}
     if spec.is_stochastic:
         result["random"] = draw_bits(spec)
     result |= {port.name: port.level.format.bits for port in scale_inputs(spec)}
@@ -232,7 +289,7 @@ def codes(fmt: Format, rng: np.random.Generator, shape: tuple[int, ...], kind: s
     if fmt.kind == "integer":
         return _integer_codes(fmt, rng, shape, kind).astype(dtype)
     top = (1 << fmt.exponent_bits) - 1
-    middle = fmt.bias if fmt.exponent_bits > 5 else top // 2
+    middle = fmt.bias if fmt.exponent_bits > 5 and 0 <= fmt.bias <= top else top // 2
     draw = {
         "like": rng.integers(max(middle - 2, 0), min(middle + 3, top + 1), shape),
         "sparse": rng.integers(max(middle - 2, 0), min(middle + 3, top + 1), shape),

@@ -7,7 +7,8 @@ rows and columns of the tensor that each computed one represents.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -203,11 +204,24 @@ def _weights(outcome: Outcome, clusters: int) -> tuple[Any, Any, Any]:
     return rows, _repeated(outcome.columns, clusters), _repeated(outcome.power, clusters)
 
 
-def joined(parts: Sequence[Errors]) -> Errors:
-    """Return the errors of several trials of one GEMM as those of one, cluster after cluster."""
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """Return the outcomes of several trials of one GEMM as one, seed after seed."""
     import numpy as np
 
-    return Errors(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Errors)})
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+
+    def seeds_of(values: list[Any]) -> Any:
+        return None if values[0] is None else np.concatenate(values)
+
+    names = ("d", "exact", "original", "rows", "columns", "power", "expected", "saturated")
+    made: dict[str, Any] = {name: seeds_of([getattr(part, name) for part in parts]) for name in names}
+    a, b = (
+        replace(side, **{n: seeds_of([getattr(p.operands[i], n) for p in parts]) for n in ("nonzero", "lost", "cut")})
+        for i, side in enumerate(first.operands)
+    )
+    return replace(first, **made, operands=(a, b), filled=max(part.filled for part in parts))
 
 
 def part(errors: Errors, clusters: Any) -> Errors:
@@ -221,6 +235,10 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
     outputs = float(e.outputs.sum())
     units_a, units_b = float(e.elements_a.sum()), float(e.elements_b.sum())
 
+    @cache
+    def total() -> Estimate:
+        return norm(e.total2, e.original2, e.excess, e.total_most)
+
     def finite(make: Callable[[], Estimate]) -> Estimate:
         return Estimate(inf, 0.0 * e.count) if e.not_finite.any() else make()
 
@@ -233,8 +251,8 @@ def estimates(errors: Errors, names: Collection[str] | None = None) -> dict[str,
     made: dict[str, Callable[[], Estimate]] = {
         "numerics.output_error": lambda: norm(e.output2, e.exact2, e.excess, e.output_most),
         "numerics.changed_share": lambda: share(e.changed, e.count, outputs),
-        "numerics.total_error": lambda: norm(e.total2, e.original2, e.excess, e.total_most),
-        "numerics.sqnr_db": lambda: decibel(norm(e.total2, e.original2, e.excess, e.total_most)),
+        "numerics.total_error": total,
+        "numerics.sqnr_db": lambda: decibel(total()),
         "numerics.median_row_error": lambda: finite(lambda: quantile(e.row_errors, e.row_weights, 0.5)),
         "numerics.quantisation_error": lambda: norm(e.quantisation2, e.original2, e.excess, e.quantisation_most),
         "numerics.quantisation_bias": lambda: quotient(e.quantisation_along, e.original2, e.excess),

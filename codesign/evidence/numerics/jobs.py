@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codesign.evidence.numerics.errors import Errors, errors_of, joined
-from codesign.evidence.numerics.trial import Key, Trial
+from codesign.evidence.numerics.trial import Key, Outcome, Trial
 from codesign.evidence.sampling import Sampling
 from codesign.proposal.quantisation import Quantisation
 from codesign.proposal.variants import Compared
@@ -66,7 +66,7 @@ def run_together(jobs: Sequence[Job], helds: Sequence[Sequence[Held]] = ()) -> l
     seeds = sampling.seeds[:1] if captured else sampling.seeds  # captured tensors have no seed
     small = len(seeds) * lines * first.gemm.k <= MOST_HELD
     keys: list[dict[Any, tuple[Key, Any]]] = [{} for _ in jobs]
-    parts: list[list[list[Errors]]] = [[[] for _ in job.variants] for job in jobs]
+    parts: list[list[list[Outcome]]] = [[[] for _ in job.variants] for job in jobs]
     for some in (seeds[at : at + batch] for at in range(0, len(seeds), batch)):
         beside: Trial | None = None
         for job, own, found, kept in zip(jobs, keys, parts, helds or [()] * len(jobs), strict=True):
@@ -75,29 +75,29 @@ def run_together(jobs: Sequence[Job], helds: Sequence[Sequence[Held]] = ()) -> l
                 trial = Trial(
                     job.gemm, job.tensors, some, sampling.rows, sampling.columns, job.rule, own, beside=beside
                 )
-            for errors, compared in zip(found, job.variants, strict=True):
+            for outcomes, compared in zip(found, job.variants, strict=True):
                 about = trial.about(compared)
                 if about not in trial.kept:
-                    trial.kept[about] = errors_of(trial.result(compared)), compared
-                errors.append(trial.kept[about][0])
+                    trial.kept[about] = trial.result(compared), compared
+                outcomes.append(trial.kept[about][0])
             if not kept:
                 trial.forget_whole()
                 beside = trial
             elif small:
                 for held in kept:
                     held[some] = trial.codes_alone()
-    return [[alike.joined(errors) for errors in found] for found in parts]
+    return [[alike.errors(outcomes) for outcomes in found] for found in parts]
 
 
 class _Alike:
-    """Errors joined from the same parts, which are joined once."""
+    """Errors of the same outcomes, which are computed once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], Errors] = {}
 
-    def joined(self, parts: Sequence[Errors]) -> Errors:
+    def errors(self, parts: Sequence[Outcome]) -> Errors:
         """Return the errors of several trials as those of one."""
         key = tuple(map(id, parts))
         if key not in self._known:
-            self._known[key] = joined(parts)
+            self._known[key] = errors_of(joined(parts))
         return self._known[key]

@@ -60,6 +60,13 @@ class Operand:
         by_group = self.elements.reshape(*self.multipliers.shape, -1) * self.multipliers[..., None]
         return np.asarray(by_group.reshape(self.elements.shape))
 
+    def counts(self) -> Operand:
+        """Return what is counted of the operand and its length, without its elements."""
+        import numpy as np
+
+        nothing = np.empty((0, 0, self.codes.shape[2]), self.codes.dtype)
+        return replace(self, codes=nothing, scales=None, elements=nothing, multipliers=None, positions=None)
+
 
 class Scaled(NamedTuple):
     """The scales that an instruction takes for an operand: their format, and the lines and elements of K that share one."""

@@ -29,7 +29,7 @@ from isa_model.codec import largest_finite
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import Sparsity
-from isa_model.path import Step
+from isa_model.path import Step, casts_of
 from isa_model.rounding import Rounding
 from isa_model.stage import Register
 
@@ -85,6 +85,7 @@ class Outcome:
     power: Float64
     """Mean square of the scales of a seed's products along K; errors are divided by it before they are compared."""
     operands: tuple[Operand, Operand]
+    """Operands, of which the counts and the length are needed."""
     expected: Float64 | None = None
     """Expectation of the mean square of a seed's original products, given its scales along K."""
     filled: float = 1.0
@@ -299,7 +300,7 @@ class Trial:
             rows=self.a.weights,
             columns=self.b.weights,
             power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
-            operands=(a, b),
+            operands=(a.counts(), b.counts()),
             expected=self.expected,
             saturated=saturated,
             captured=self.a.whole,
@@ -342,7 +343,7 @@ class Trial:
     def _found_key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
         scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
         cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
-        steps = behind(self.gemm, role, flows)
+        steps = casts_of(behind(self.gemm, role, flows))
         floor = self.quantisation.floor if self.quantisation.tensor_scale else None
         if cast.group is not None and k_axis == 0:
             turned = tuple(x.model_copy(update={"group": x.group and x.group[::-1]}) for x in cast.coarser)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from codesign.evidence.timing import machine_constants, measured, ratio_errors
@@ -39,10 +39,14 @@ class Timer:
     fit: Fit
     ratios: RatioErrors
     rows: Mapping[Operation, BenchRow]
+    _modelled: dict[tuple[Operation, Constants], float] = field(default_factory=dict, repr=False, compare=False)
 
     def modelled(self, operation: Operation, constants: Constants | None = None) -> float:
         """Return the modelled time in us, with the fitted constants or others."""
-        return time(operation, self.machine, constants or self.fit.constants).total
+        key = operation, constants or self.fit.constants
+        if key not in self._modelled:  # other cases change few operations, and few constants of each
+            self._modelled[key] = time(operation, self.machine, key[1]).total
+        return self._modelled[key]
 
     def row(self, operation: Operation) -> BenchRow | None:
         """Return the measured row of an operation; None if there is none."""

@@ -46,6 +46,8 @@ class Factors:
 def prove_unit(spec: Instruction, unit: Observed) -> None:
     """Prove that the unit computes `golden.instruction` of one step, block by block. Raises NotProvable where it cannot."""
     steps = _Steps(spec, unit)
+    if spec.remainder:
+        raise NotProvable("a running value in two registers")
     if "integer" in (spec.a.kind, spec.b.kind) and not (spec.is_integer or sums_integers(spec)):
         raise NotProvable("integers whose products are summed as numbers")
     on_wires = _copy_of_golden()

@@ -50,7 +50,7 @@ def add(unit: Observed, i: int) -> TermWires:
         largest(unit, stage, terms, maxima[0])
     if exact:
         if stage.exponent is None and not stage.result:
-            raise NotProvable("an exact sum that goes up with the exponent of its largest term")
+            raise NotProvable("an exact sum that is passed on with the exponent of its largest term")
         if sliding:
             slid(unit, stage, terms, addends, result, unit.inside(i, "normalised"))
         for term, addend in zip(terms, addends, strict=True) if not sliding else ():

@@ -54,7 +54,9 @@ def largest_exponent(block: Block, stage: Stage, terms: Sequence[TermWires]) -> 
     top = max(top for _, top in candidates)
     if zero is not None and zero > base:
         top = max(top, zero - base)
-        floor = gate(Const(zero - base, top.bit_length()), any_of(block, "any_none", [t.none for t in terms]))
+        floor = gate(
+            Const(zero - base, top.bit_length()), any_of(block, "any_none", [t.none for t in terms if not t.optional])
+        )
         field = _maximum(block, pad(field, top.bit_length()), floor)
     all_none = all_of(block, "all_none", none)
     return Exponent(block.let("largest", field), base, 0, top), all_none if zero is None else Const(0, 1)

@@ -191,6 +191,8 @@ class TermWires:
     nan: tuple[Wire, ...] = ()
     infinite: tuple[Wire, ...] = ()
     normal: bool = False
+    optional: bool = False
+    """True for a term that takes no part where it is a zero, as the second register of a running value."""
 
     @property
     def width(self) -> int:
@@ -277,3 +279,30 @@ def leading_zeros(block: Block, value: Wire) -> Wire:
 def all_of(block: Block, name: str, flags: Sequence[Wire]) -> Wire:
     """Return whether all flags are set."""
     return block.let(name, reduce(lambda x, y: x & y, flags))
+
+
+def either(block: Block, choices: Sequence[tuple[Wire, TermWires]]) -> TermWires:
+    """Return the number whose flag is set, with the top bits of all significands in one place; zero if none is."""
+    width = max(t.width for _, t in choices)
+    offset = min(t.position.offset - (width - t.width) for _, t in choices)
+    fields, tops = [], []
+    for on, t in choices:
+        above = t.position.offset - (width - t.width) - offset
+        tops.append(t.position.top + above)
+        fields.append(gate((t.position.field + above)[: max(tops[-1].bit_length(), 1)], on))
+
+    def any_on(wires: Sequence[Wire]) -> Wire:
+        return block.let("either", reduce(lambda x, y: x | y, wires))
+
+    position = Exponent(any_on(fields), offset, 0, max(tops))
+    return TermWires(
+        any_on([t.sign & on for on, t in choices]),
+        any_on([gate(pad(t.significand, width, below=width - t.width), on) for on, t in choices]),
+        position,
+        position.plus(width - 1),
+        depth=width - 1,
+        height=1,
+        none=~any_on([~t.none & on for on, t in choices]),  # of an idle lane, too
+        nan=tuple(block.let("nan", flag & on) for on, t in choices for flag in t.nan),
+        infinite=tuple(block.let("infinite", flag & on) for on, t in choices for flag in t.infinite),
+    )

@@ -12,22 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log, log2
 
-from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers
-from codesign.evidence.cost.rtl.widths import ExponentRange, TermWidths, reach_of, sum_of
+from codesign.evidence.cost.rtl.block_counts import WIDE, BlockCounts, left, right
+from codesign.evidence.cost.rtl.ports import check, scale_inputs, shared_uses, sums_integers, sums_two
+from codesign.evidence.cost.rtl.widths import ExponentRange, TermWidths, reach_of
 from isa_model.diagnostics import InputError
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
-WIDE = 10
-"""As in `rtl.carry_save`: multipliers of operands this wide are recoded."""
 WIDEST = 128
 """As in `rtl.term_sums`: largest width of a fixed-point sum, in bits."""
-SHORT = 8
-"""As in `rtl.registers`: largest number of zeros above a sum that avoid a second shifter."""
-_CUT = (Rounding.TOWARD_ZERO, Rounding.TO_ODD)
-"""Roundings without a carry."""
 
 
 def sizes(spec: Instruction) -> Counter[str]:
@@ -39,11 +34,12 @@ def sizes(spec: Instruction) -> Counter[str]:
     return _Walk(spec).sizes
 
 
-class _Walk:
+class _Walk(BlockCounts):
     """The generator's way through an instruction, counting."""
 
     def __init__(self, spec: Instruction) -> None:
-        self.spec, self.sizes = spec, Counter[str]()
+        super().__init__()
+        self.spec = spec
         self.add("unit", 1)
         if spec.is_integer:
             (stage,) = spec.stages.values()
@@ -74,15 +70,15 @@ class _Walk:
             if spec.scaled_stage == index:
                 term = self.onto(term, count)
         count //= last.terms
-        result = self.run(last, term, running, 1, count, spec.span // count // last.terms)
+        below = spec.span // count // last.terms
+        if spec.remainder:
+            self.two_registers(last, term, running, below)
+            return
+        result = self.run(last, term, running, 1, count, below)
         kept = last.result[-1].format
         if (kept.exponent_bits, kept.bias) != (spec.accumulator.exponent_bits, spec.accumulator.bias):
             result = self.rounded(result, Register(format=spec.accumulator, rounding=Rounding.NEAREST_EVEN), 1)
         self.add("encode", spec.accumulator.bits)
-
-    def add(self, kind: str, size: float) -> None:
-        """Count more of a kind of block."""
-        self.sizes[kind] += size  # type: ignore[assignment]  # a share of a multiplier is no whole number
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
@@ -105,19 +101,6 @@ class _Walk:
         self.add("shift", count * term.width * places.bit_length())
         p = term.position
         return replace(term, position=ExponentRange(p.low, p.top + places, p.offset - places))
-
-    def from_fields(self, fmt: Format) -> TermWidths:
-        """Return the numbers of a format."""
-        if fmt.kind == "integer":
-            return TermWidths(fmt.mantissa_bits, ExponentRange(0, 0, 0), 0, fmt.mantissa_bits)
-        low = int(fmt.zero)
-        high = max(low, fmt.max_finite_magnitude >> fmt.mantissa_bits)
-        if fmt.kind == "table":
-            low, high = 0, fmt.max_exponent - fmt.min_exponent
-        flags = (fmt.nan_code is not None) + bool(fmt.infinity)
-        position = ExponentRange(low, high, fmt.min_exponent - fmt.mantissa_bits - low)
-        power = not (fmt.mantissa_bits or fmt.zero)
-        return TermWidths(fmt.mantissa_bits + 1, position, fmt.mantissa_bits, 1, power=power, normal=True, flags=flags)
 
     def products(self, count: int) -> TermWidths:
         """Count decoders and multipliers of the products, and return them."""
@@ -146,19 +129,6 @@ class _Walk:
         width = x.width + y.width - (min(x.width, y.width) == 1)
         common = x.common or y.common
         return TermWidths(width, position, x.depth + y.depth, x.height + y.height, common, align, flags=flags)
-
-    def multiply(self, x: int, y: int, count: float) -> None:
-        """Count multipliers of integers or significands."""
-        self.add("recoded" if min(x, y) >= WIDE else "array", count * x * y)
-        self.add("array sum", count * (x - 1) * (y - 1) * (min(x, y) < WIDE))
-        self.add("held array", count * x * y)
-
-    def plus(self, x: ExponentRange, y: ExponentRange, count: float) -> ExponentRange:
-        """Count adders of exponents, and return the sums."""
-        total = sum_of(x, y)
-        if x.top and y.top:
-            self.add("exponent", count * total.bits)
-        return total
 
     # -- scales --------------------------------------------------------------------------------------------------------
 
@@ -208,19 +178,65 @@ class _Walk:
                 running = total
         return total
 
-    def sum(self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, below: int) -> TermWidths:
-        """Count blocks that add terms and a running value, and return the sums."""
-        terms = [term] * stage.terms
+    def two_registers(self, stage: Stage, term: TermWidths, running: TermWidths, below: int) -> None:
+        """Count the last step of a running value in two registers, and D."""
+        spec, remainder, register = self.spec, stage.remainder, stage.result[-1]
+        assert remainder
+        exact = stage.model_copy(update={"fraction_bits": None, "rounding": None, "terms": 1})
+        kept = replace(self.decode(remainder.format, 1), flags=0)
+        again = self.decode(register.format, 1)
+        self.add("flip", again.width + again.position.bits)  # C or the first register
+        if again.width < running.width:
+            again = replace(again, position=running.position, width=running.width, normal=False)
+        if remainder.joins == "block":
+            own = stage.model_copy(update={"result": (remainder.register,)})
+            term = self.rounded(self.sum(own, term, kept, 1, below), remainder.register, 1)
+            stage = stage.model_copy(update={"terms": 1})
+        everything = [*[term] * stage.terms, again, *([kept] if remainder.joins == "sum" else [])]
+        if stage.aligned or reach_of([replace(t, position=t.whole, common=None) for t in everything]) <= WIDEST:
+            total = self.sum(stage, term, again, 1, below, kept if remainder.joins == "sum" else None)
+        elif sums_two(spec):
+            total = self.sliding_sum(stage, term, again, 1)
+        else:
+            raise InputError.of(
+                f"an exact sum over {reach_of(everything)} bits has no remainder in hardware; fixed-point sums go up to "
+                f"{WIDEST} bits",
+                "give the stage `fraction_bits`; `joins: block` also works in one format to nearest, of C and both registers",
+            )
+        value = self.rounded(total, register, 1)
+        self.add("shift", total.width * total.width.bit_length())
+        self.add("flip", total.width)
+        self.add("carry", total.width)
+        lost = replace(total, flags=0, align=None, normal=False)
+        if remainder.joins == "end":
+            own = exact.model_copy(update={"result": (remainder.register,)})
+            lost = self.sum(own, lost, kept, 1, below)
+        self.rounded(lost, remainder.register, 1)
+        own = exact.model_copy(update={"result": (spec.joining,)})
+        self.rounded(self.sum(own, kept, value, 1, below), spec.joining, 1)
+        self.add("encode", spec.accumulator.bits + register.format.bits + remainder.format.bits)
+
+    def sum(
+        self,
+        stage: Stage,
+        term: TermWidths,
+        running: TermWidths | None,
+        count: int,
+        below: int,
+        rest: TermWidths | None = None,
+    ) -> TermWidths:
+        """Count blocks that add terms, a running value and its second register, and return the sums."""
+        terms = [*[term] * stage.terms, *([rest] if rest else [])]
         everything = terms if running is None else [*terms, running]
         self.add("flags", count * sum(t.flags for t in everything))
         groups = 1
         if term.common is not None and self.keys:
             groups = len({self.keys[i * below] for i in range(stage.terms)})
         if groups > 1 and not stage.aligned:
-            terms = [replace(term, position=term.whole, common=None)] * stage.terms
+            terms = [replace(t, position=t.whole, common=None) for t in terms]
             everything = terms if running is None else [*terms, running]
         if stage.aligned:
-            total = self.aligned_sum(stage, term, running, count, groups)
+            total = self.aligned_sum(stage, term, running, count, groups, rest)
         elif len(everything) == 1 and stage.exponent is None:
             return term
         elif reach_of(everything) <= WIDEST:
@@ -238,7 +254,13 @@ class _Walk:
         return replace(total, flags=3 if any(t.flags for t in everything) else 0)
 
     def aligned_sum(
-        self, stage: Stage, term: TermWidths, running: TermWidths | None, count: int, groups: int
+        self,
+        stage: Stage,
+        term: TermWidths,
+        running: TermWidths | None,
+        count: int,
+        groups: int,
+        rest: TermWidths | None = None,
     ) -> TermWidths:
         """Count a window: the largest exponent, a shifter for each term, and an adder."""
         assert stage.fraction_bits is not None
@@ -268,6 +290,10 @@ class _Walk:
         if running is not None:
             lengths.append(self.shifters(stage, running, own, 1, count, 1, reach))
             weights.append(finest - own)
+        if rest is not None:
+            self.add("maximum", count * largest.bits)
+            lengths.append(self.shifters(stage, rest, stage.fraction_bits, 1, count, 1, reach))
+            weights.append(finest - stage.fraction_bits)
         step = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.UP, Rounding.DOWN)
         # Where the terms reach no further down than their exponents can differ, the places below hold zeros.
         unused = 0
@@ -278,39 +304,6 @@ class _Walk:
         low = finest - unused
         return TermWidths(width, replace(largest, offset=largest.offset - low), low, width - low)
 
-    def shifters(
-        self, stage: Stage, term: TermWidths, fraction_bits: int, groups: int, count: int, terms: int, reach: int
-    ) -> int:
-        """Count the shifters of terms that are alike, and return the bits that each keeps."""
-        assert stage.rounding is not None
-        nearest = stage.rounding in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
-        sticky = stage.rounding not in (Rounding.TOWARD_ZERO, Rounding.NEAREST_AWAY)
-        beyond = term.width + max(fraction_bits - term.depth, 0) + 2
-        amount = min((term.position.top + beyond).bit_length(), reach)
-        self.add("difference", count * (groups * amount + terms * amount))
-        above = fraction_bits + nearest - term.depth
-        width = max(term.width + above, 1)
-        muxes, lost, stages = _right(min(term.width, width), width, amount)
-        self.add("shift", count * terms * muxes)
-        self.add("sticky", count * terms * lost * sticky)
-        self.add("path shift", stages if terms > 1 else 0)
-        self.add("path fanout", stages * log2(width + 1) if terms > 1 else 0)
-        self.add("held shifted", count * terms * width * stages)
-        return max(fraction_bits + term.height, 1)
-
-    def signed_sum(self, lengths: Sequence[int], weights: Sequence[int], exact: bool, count: float) -> int:
-        """Count a carry-save adder of signed terms with its magnitude, and return the magnitude's bits."""
-        width = sum((1 << n) - exact << w for n, w in zip(lengths, weights, strict=True)).bit_length() + 1
-        rows, bits = len(lengths) + 1 + any(weights), sum(lengths)
-        self.add("flip", count * bits)
-        self.add("compress", count * (bits + rows - 2 * max(lengths)))
-        self.add("carry", count * width)
-        depth = log(rows / 2, 1.5) if rows > 2 else 0
-        self.add("path compress", depth)
-        self.add("path carry", width)
-        self.add("held sum", count * (bits + width * width / 4))
-        return width - 1
-
     def fixed_point_sum(self, stage: Stage, terms: Sequence[TermWidths], count: int) -> TermWidths:
         """Count an exact sum of numbers in fixed point, each shifted to its place."""
         common = terms[0].common if all(t.common == terms[0].common for t in terms) else None
@@ -319,7 +312,7 @@ class _Walk:
         lengths = []
         for term in own:
             width = term.most + term.width - unit
-            self.add("shift", count * _left(term.width, width, (term.most - unit).bit_length()))
+            self.add("shift", count * left(term.width, width, (term.most - unit).bit_length()))
             lengths.append(term.most + term.width - term.least)
         self.add("path shift", (max(t.most for t in own) - unit).bit_length())
         width = self.signed_sum(lengths, [t.least - unit for t in own], True, count)
@@ -345,7 +338,7 @@ class _Walk:
         furthest = x.width + (2 if coarse else precision + 2)
         reach = below + furthest
         width = y.width + reach
-        muxes, lost, stages = _right(y.width, width, (furthest + y.width).bit_length())
+        muxes, lost, stages = right(y.width, width, (furthest + y.width).bit_length())
         self.add("shift", count * muxes)
         self.add("sticky", count * lost)
         self.add("path shift", stages)
@@ -357,44 +350,6 @@ class _Walk:
         low = min(y.least - furthest, x.least)
         top = max(y.most - furthest, x.most)
         return TermWidths(total, ExponentRange(0, top - low, low - below), 0, total)
-
-    def normalise(self, width: int, count: float, path: bool = True, furthest: int | None = None) -> None:
-        """Count leading-zero counters and shifters to the left, by `furthest` places at most."""
-        levels = max((width - 1).bit_length(), 1)
-        shifts = levels if furthest is None else min(levels, max(furthest, 0).bit_length())
-        self.add("zeros", count * width * (shifts > 0))
-        self.add("normalise", count * width * shifts)
-        if path:
-            self.add("path normalise", 2 * levels)
-            self.add("path fanout", levels * log2(max(width, 1)))
-            self.add("held normal", count * width * 2 * levels)
-
-    def rounded(self, term: TermWidths, register: Register, count: float, path: bool = True) -> TermWidths:
-        """Count rounders into a register, and return the rounded numbers."""
-        fmt, position = register.format, term.whole
-        precision, below = fmt.mantissa_bits + 1, max(register.random_bits or 0, 2)
-        spare = position.offset + term.width - 1 - fmt.min_exponent
-        deep = spare + position.low < -SHORT
-        above = 0 if deep else max(0, -(spare + position.low))
-        width = term.width + above
-        self.normalise(width, count, path, None if deep else position.top + spare + above)
-        self.add("round", count * (fmt.magnitude_bits + (register.random_bits or 0)))
-        self.add("exponent", count * 3 * position.bits)
-        if deep:
-            short = precision + below
-            muxes, lost, stages = _right(short, short, position.bits)
-            self.add("shift", count * muxes)
-            self.add("sticky", count * (lost + max(width - short, 0)))
-            if path:
-                self.add("path shift", stages)
-                self.add("path deep", position.bits)
-        else:
-            self.add("sticky", count * max(width - precision, 0))
-        if path:
-            self.add("path round", 0 if register.rounding in _CUT else fmt.magnitude_bits + (register.random_bits or 0))
-            self.add("path exponent", position.bits)
-            self.add("held normal", count * fmt.bits * 4)
-        return self.from_fields(fmt)
 
     def integers(self, terms: int, bits: int, count: int) -> None:
         """Count products of integers in two's complement, their sum and the register."""
@@ -410,24 +365,3 @@ class _Walk:
         self.add("path carry", bits)
         self.add("held sum", count * terms * (a + b))
         self.add("unit" if self.spec.is_integer else "encode", 0)
-
-
-def _right(live: int, width: int, amount: int) -> tuple[int, int, int]:
-    """Return the multiplexers, the bits of a sticky bit and the levels of a shifter to the right of `live` upper bits."""
-    stages = min(amount, max((width - 1).bit_length(), 1))
-    muxes = lost = 0
-    for i in range(stages):
-        step = min(1 << i, width)
-        live = min(live + step, width)
-        muxes += live
-        lost += max(0, step - (width - live))
-    return muxes + (width if amount > stages else 0), lost, stages
-
-
-def _left(live: int, width: int, amount: int) -> int:
-    """Return the multiplexers of a shifter to the left of `live` lower bits."""
-    muxes = 0
-    for i in range(amount):
-        live = min(live + (1 << i), width)
-        muxes += live
-    return muxes

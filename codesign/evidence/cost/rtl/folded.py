@@ -68,7 +68,7 @@ def tail(spec: Instruction) -> str:
         running = decode(block, spec.c_format, c, spec.flush_c)
         scales = StepScales(block, spec, scale_codes)
         terms = scales.onto([term]) if spec.scaled_stage == 0 else [term]
-        return {"d": stages_from(block, spec, 1, terms, running, scales, {})}
+        return stages_from(block, spec, 1, terms, running, scales, {})
 
     widths = {"partial": fronts * fmt.bits, "select": fronts, "c": ports(spec)["c"], **scale_ports(spec)}
     design.define(TOP, body, widths)

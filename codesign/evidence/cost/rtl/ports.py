@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from isa_model.diagnostics import InputError
+from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleLevel
 from isa_model.rounding import Rounding
@@ -57,6 +58,33 @@ def draw_bits(spec: Instruction) -> int:
     return max((r.random_bits or 0 for stage in spec.stages.values() for r in stage.result), default=0)
 
 
+def registers(spec: Instruction) -> dict[str, Format]:
+    """Return the formats of the registers that a step hands to the next, by input and output; none where D does."""
+    if spec.remainder is None:
+        return {}
+    *_, last = spec.stages.values()
+    return {"running": last.result[-1].format, "rest": spec.remainder.format}
+
+
+def results(spec: Instruction) -> dict[str, int]:
+    """Return the bits of the unit's outputs: D and, of a running value in two registers, both of them."""
+    return {"d": spec.accumulator.bits} | {name: fmt.bits for name, fmt in registers(spec).items()}
+
+
+def sums_two(spec: Instruction) -> bool:
+    """Return whether C, both registers and their sums are of one format, rounded to nearest: Kahan's summation."""
+    *_, last = spec.stages.values()
+    nearest = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+    formats = [last.result[-1].format, spec.c_format] if last.result else []
+    return (
+        spec.remainder is not None
+        and spec.remainder.joins == "block"
+        and not spec.flush_c
+        and last.result[-1].rounding in nearest
+        and all(fmt == spec.remainder.format for fmt in formats)
+    )
+
+
 def shared_uses(spec: Instruction) -> int:
     """Return the number of steps of units that share one product of scales; 1 if none is shared.
 
@@ -66,8 +94,8 @@ def shared_uses(spec: Instruction) -> int:
     scale = spec.scale
     if scale is None or scale.product is None or scale.product.format.nan_code is None:
         return 1
-    assert scale.a
-    assert scale.b
+    if scale.a is None or scale.b is None:  # levels of one operand
+        return 1
     steps = min(scale.a.group[1], scale.b.group[0]) // spec.span
     alone = all(port.per_step == 1 for port in scale_inputs(spec))
     return max(steps, 1) * scale.a.group[0] * scale.b.group[1] if alone else 1
@@ -92,7 +120,7 @@ def chained_stage(spec: Instruction) -> Stage | None:
     """
     first, *others = spec.stages.values()
     one_chain = first.chain is not None and first.chain * first.terms == spec.span and first.interleave is None
-    plain = not (spec.is_stochastic or sums_integers(spec) or spec.scaled_stage == -1)
+    plain = not (spec.is_stochastic or sums_integers(spec) or spec.scaled_stage == -1 or spec.remainder)
     kept = first.accumulator is True and first.result and first.result[-1].format.nan_code is not None
     return first if others and one_chain and plain and kept and first.chain != 1 else None
 
@@ -100,9 +128,12 @@ def chained_stage(spec: Instruction) -> Stage | None:
 def ports(spec: Instruction, shared: bool = False) -> dict[str, int]:
     """Return the bits of the unit's inputs. Element i of a vector starts at bit i times the element's bits.
 
+    A unit whose running value has two registers starts from C if `first` is set, else from `running` and `rest`.
     If `shared`, the unit has one input `scale` for the product of its scales.
     """
     widths = {"a": spec.span * spec.a.bits, "b": spec.span * spec.b.bits, "c": spec.c_format.bits}
+    if spec.remainder:
+        widths |= {name: fmt.bits for name, fmt in registers(spec).items()} | {"first": 1}
     if spec.is_stochastic:
         widths["random"] = len(draws(spec)) * draw_bits(spec)
     if shared:
@@ -145,10 +176,7 @@ def check(spec: Instruction) -> None:
         )
     for name, stage in spec.stages.items():
         if stage.remainder:
-            raise InputError.of(
-                f"{spec.name}: stage `{name}` has a `remainder`, and a unit has no port that hands it to the next step",
-                "the unit of the same instruction without it",
-            )
+            _check_remainder(spec, name, stage)
         if stage.opposing == "complement" and stage.rounding is not Rounding.TOWARD_ZERO:
             raise InputError.of(
                 f"{spec.name}: stage `{name}` inverts opposing terms that are rounded {stage.rounding}, which is not "
@@ -166,3 +194,28 @@ def check(spec: Instruction) -> None:
                 f"{spec.name}: stage `{name}` interleaves more terms than the {spec.span} products of one step",
                 "interleave within one step, or leave the order to the wiring outside the unit",
             )
+
+
+def _check_remainder(spec: Instruction, name: str, stage: Stage) -> None:
+    """Raise InputError for a running value of two registers whose sums lose what no adder here gives back."""
+    register, *others = stage.result
+    fmt = register.format
+    if others:
+        raise InputError.of(
+            f"{spec.name}: stage `{name}` rounds to {len(stage.result)} registers and has a `remainder`, which is not "
+            "supported in hardware",
+            "a single `result`",
+        )
+    if fmt.nan_code is None or not (fmt.signed and fmt.zero):
+        raise InputError.of(
+            f"{spec.name}: stage `{name}` has a `remainder` beside a register of {fmt.name}, which cannot hand a NaN, a sign "
+            "or a zero to the next step",
+            "a `result` with all three",
+        )
+    rule, nearest = register.overflow or fmt.overflow, (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+    if rule == "saturate" or (rule == "ieee" and register.rounding not in nearest):
+        raise InputError.of(
+            f"{spec.name}: stage `{name}` has a `remainder` beside a register that can stop at its largest number: what it "
+            "then loses is not supported in hardware",
+            "`overflow: infinity`" if fmt.infinity else "`overflow: nan`",
+        )

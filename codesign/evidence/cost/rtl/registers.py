@@ -89,10 +89,10 @@ def encode(block: Block, fmt: Format, term: TermWires, kept: Format, nan_code: i
     largest = fmt.max_finite_magnitude
     if term.infinite:
         infinite = any_of(block, "infinite", term.infinite)
-        code = largest + (fmt.overflow in ("ieee", "infinity"))
+        code = largest + (fmt.kept_infinity == "infinity")
         magnitude = Mux(infinite, Const(code, fmt.magnitude_bits), magnitude)
     code = Cat(Const(0, fmt.low_padding), magnitude, term.sign)
-    nan = any_of(block, "nan", (*term.nan, *(term.infinite if fmt.overflow == "nan" else ())))
+    nan = any_of(block, "nan", (*term.nan, *(term.infinite if fmt.kept_infinity == "nan" else ())))
     written = largest << fmt.low_padding if nan_code is None else nan_code
     code = Mux(nan, Const(written, fmt.bits), pad(code, fmt.bits))
     return block.let("code", code)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 
 from amaranth.hdl import Cat, Const, Mux
 
 from codesign.evidence.cost.rtl import integer
 from codesign.evidence.cost.rtl.align import aligned, largest_exponent
-from codesign.evidence.cost.rtl.block import Block, Exponent, TermWires, UnitDesign, Wire, constant, flip, gate, pad
+from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire, constant, either, flip, pad
 from codesign.evidence.cost.rtl.carry_save import signed_sum
 from codesign.evidence.cost.rtl.decode import decode, times
 from codesign.evidence.cost.rtl.registers import encode, rounded
@@ -44,12 +43,12 @@ def shared_unit(specs: Sequence[Instruction]) -> str:
         terms = []
         for lane in range(max(spec.span for spec in specs)):
             using = [(spec, on) for spec, on in modes if lane < spec.span]
-            x = _either(block, [(on, _operand(block, spec.a, a, lane)) for spec, on in using])
-            y = _either(block, [(on, _operand(block, spec.b, b, lane)) for spec, on in using])
+            x = either(block, [(on, _operand(block, spec.a, a, lane)) for spec, on in using])
+            y = either(block, [(on, _operand(block, spec.b, b, lane)) for spec, on in using])
             terms.append(times(block, x, y))
         running = decode(block, widest.c_format, c)
         if whole:
-            running = _either(block, [(~whole[1], running)])
+            running = either(block, [(~whole[1], running)])
             running = replace(running, none=block.let("no_c", running.none | whole[1]))
         total, magnitude = _window(block, stage, [*terms, running], floats)
         register = stage.result[-1]
@@ -83,33 +82,6 @@ def _operand(block: Block, fmt: Format, vector: Wire, lane: int) -> TermWires:
     sign = code[-1] if fmt.signed else Const(0, 1)
     magnitude = block.let("magnitude", (flip(code, sign) + sign)[: fmt.bits])
     return TermWires(sign, magnitude, constant(0), constant(0), depth=0, height=fmt.bits, none=~code.any())
-
-
-def _either(block: Block, choices: Sequence[tuple[Wire, TermWires]]) -> TermWires:
-    """Return the number whose flag is set, with the top bits of all significands in one place; zero if none is."""
-    width = max(t.width for _, t in choices)
-    offset = min(t.position.offset - (width - t.width) for _, t in choices)
-    fields, tops = [], []
-    for on, t in choices:
-        above = t.position.offset - (width - t.width) - offset
-        tops.append(t.position.top + above)
-        fields.append(gate((t.position.field + above)[: max(tops[-1].bit_length(), 1)], on))
-
-    def any_on(wires: Sequence[Wire]) -> Wire:
-        return block.let("either", reduce(lambda x, y: x | y, wires))
-
-    position = Exponent(any_on(fields), offset, 0, max(tops))
-    return TermWires(
-        any_on([t.sign & on for on, t in choices]),
-        any_on([gate(pad(t.significand, width, below=width - t.width), on) for on, t in choices]),
-        position,
-        position.plus(width - 1),
-        depth=width - 1,
-        height=1,
-        none=~any_on([~t.none & on for on, t in choices]),  # of an idle lane, too
-        nan=tuple(block.let("nan", flag & on) for on, t in choices for flag in t.nan),
-        infinite=tuple(block.let("infinite", flag & on) for on, t in choices for flag in t.infinite),
-    )
 
 
 def _window(

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from codesign.evidence.cost.rtl.ports import ports
+from codesign.evidence.cost.rtl.ports import ports, results
 from isa_model.instruction import Instruction
+
+
+def outputs(spec: Instruction, wires: str) -> str:
+    """Return the connections of a unit's outputs to a vector of wires, D lowest."""
+    if len(results(spec)) == 1:
+        return f".d_out({wires})"
+    at, found = 0, []
+    for name, bits in results(spec).items():
+        found.append(f".{name}_out({wires}[{at + bits - 1}:{at}])")
+        at += bits
+    return ", ".join(found)
 
 
 def wrapper(spec: Instruction, latency: int) -> str:
     """Return the Verilog module `unit_pipeline`: the unit with `LATENCY` registers behind it, for synthesis to retime."""
     inputs = ports(spec)
-    bits = spec.accumulator.bits
+    bits = sum(results(spec).values())
     declared = "".join(f"  input [{width - 1}:0] {name},\n" for name, width in inputs.items())
     connected = ", ".join(f".{name}({name})" for name in inputs)
+    names = [f"{name}_out" for name in results(spec)]
+    given = ",\n".join(
+        f"  output [{size - 1}:0] {name}" for name, size in zip(names, results(spec).values(), strict=True)
+    )
+    out = names[0] if len(names) == 1 else f"{{{', '.join(reversed(names))}}}"
     return f"""// Registers behind the combinational unit, for synthesis to retime into it. D follows its operands after LATENCY
 // cycles in which stall is low; a stall holds everything.
 module unit_pipeline #(
@@ -22,10 +38,10 @@ module unit_pipeline #(
   input stall,
   input valid_in,
 {declared}  output valid_out,
-  output [{bits - 1}:0] d_out
+{given}
 );
   wire [{bits - 1}:0] d;
-  unit core ({connected}, .d_out(d));
+  unit core ({connected}, {outputs(spec, "d")});
 
   reg [{bits - 1}:0] stage [0:LATENCY - 1];
   reg valid [0:LATENCY - 1];
@@ -42,16 +58,16 @@ module unit_pipeline #(
       end
     end
   assign valid_out = valid[LATENCY - 1];
-  assign d_out = stage[LATENCY - 1];
+  assign {out} = stage[LATENCY - 1];
 
 `ifdef ASSERT
   reg [{bits - 1}:0] held;
   reg was_stalled;
   always @(posedge clk) begin
-    held <= d_out;
+    held <= {out};
     was_stalled <= stall && rst_n;
-    if (rst_n && valid_out && ^d_out === 1'bx) $display("ASSERT: an X in a valid D");
-    if (rst_n && was_stalled && d_out !== held) $display("ASSERT: D changed in a stall");
+    if (rst_n && valid_out && ^{out} === 1'bx) $display("ASSERT: an X in a valid D");
+    if (rst_n && was_stalled && {out} !== held) $display("ASSERT: D changed in a stall");
 {_nan_of_c(spec)}  end
 `endif
 endmodule
@@ -61,7 +77,7 @@ endmodule
 def _nan_of_c(spec: Instruction) -> str:
     """Return the assertion that a NaN of C makes D a NaN; nothing for formats without IEEE's NaN."""
     fmt = spec.c_format
-    if fmt.nan != "ieee" or fmt != spec.accumulator or fmt.low_padding or fmt.high_padding:
+    if fmt.nan != "ieee" or fmt != spec.accumulator or fmt.low_padding or fmt.high_padding or spec.remainder:
         return ""
     m, top = fmt.mantissa_bits, fmt.magnitude_bits - 1
 
@@ -74,7 +90,8 @@ def _nan_of_c(spec: Instruction) -> str:
 def testbench(spec: Instruction, count: int, latency: int, vectors: str) -> str:
     """Return a test bench that runs the vectors through `unit_pipeline` with random stalls and gaps."""
     inputs = ports(spec)
-    total = sum(inputs.values()) + spec.accumulator.bits
+    size = sum(results(spec).values())
+    total = sum(inputs.values()) + size
     connections, at = [], 0
     for name, bits in inputs.items():
         connections.append(f".{name}(word[{at + bits - 1}:{at}])")
@@ -87,11 +104,11 @@ module testbench;
   reg [{total - 1}:0] word, asked;
   reg clk = 0, rst_n = 0, stall = 0, valid_in = 0;
   wire valid_out;
-  wire [{spec.accumulator.bits - 1}:0] d;
+  wire [{size - 1}:0] d;
   integer sent, seen, wrong, seed;
   unit_pipeline #(.LATENCY(LATENCY)) dut (
     .clk(clk), .rst_n(rst_n), .stall(stall), .valid_in(valid_in), {", ".join(connections)},
-    .valid_out(valid_out), .d_out(d)
+    .valid_out(valid_out), {outputs(spec, "d")}
   );
   initial begin
     $readmemh("{vectors}", vectors);

@@ -48,16 +48,16 @@ def add(block: Block, name: str, stage: Stage, terms: Sequence[TermWires], runni
         total = terms[0]
         if stage.zero == "positive":
             total = replace(total, sign=block.let("sign", total.sign & ~total.none & total.significand.any()))
-    elif _range(everything) <= WIDEST:
+    elif range_of(everything) <= WIDEST:
         total = _fixed_point_sum(block, name, stage, everything)
     elif len(everything) == 2 and stage.result:
         total = _sliding_sum(block, name, stage, *everything)
-    elif running is not None and _range(terms) <= WIDEST and stage.result:
+    elif running is not None and range_of(terms) <= WIDEST and stage.result:
         inner = replace(_fixed_point_sum(block, name, stage, terms), nan=(), infinite=())
         total = _sliding_sum(block, f"{name}_running", stage, inner, running)
     else:
         raise InputError.of(
-            f"{name}: an exact sum of {len(everything)} terms over {_range(everything)} bits is not supported in hardware; "
+            f"{name}: an exact sum of {len(everything)} terms over {range_of(everything)} bits is not supported in hardware; "
             f"fixed-point sums go up to {WIDEST} bits",
             "give the stage fraction_bits, or fewer terms and a result",
         )
@@ -77,7 +77,7 @@ def with_specials(block: Block, total: TermWires, terms: Sequence[TermWires]) ->
     return replace(total, sign=sign, nan=(nan,), infinite=(positive, negative))
 
 
-def _signed_zero(block: Block, stage: Stage, total: TermWires, kept: Sequence[TermWires]) -> Wire:
+def signed_zero(block: Block, stage: Stage, total: TermWires, kept: Sequence[TermWires]) -> Wire:
     """Return the sign of a sum. In a stage that follows IEEE 754, a zero has the sign on which all terms agree."""
     if stage.zero == "positive":
         return total.sign
@@ -139,7 +139,7 @@ def _aligned_sum(
         height=len(magnitude) - finest,
         none=none,
     )
-    return replace(total, sign=_signed_zero(block, stage, total, kept))
+    return replace(total, sign=signed_zero(block, stage, total, kept))
 
 
 # -- exact sums ------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def _own(term: TermWires, common: Exponent | None) -> Exponent:
     return replace(term.position, common=None) if common is not None else term.position
 
 
-def _range(terms: Sequence[TermWires]) -> int:
+def range_of(terms: Sequence[TermWires]) -> int:
     """Return the number of bits between the lowest and the highest digit of terms."""
     positions = [_own(t, _shared(terms)) for t in terms]
     return max(p.most + t.width for p, t in zip(positions, terms, strict=True)) - min(p.least for p in positions)
@@ -186,7 +186,7 @@ def _fixed_point_sum(block: Block, name: str, stage: Stage, terms: Sequence[Term
         depth = 0  # the last digit of a nonzero term is not below the unit
         height = max(t.height for t in terms) + (len(terms) - 1).bit_length()
     total = TermWires(sign, magnitude, position, align, depth=depth, height=height, none=none)
-    return replace(total, sign=_signed_zero(block, stage, total, terms))
+    return replace(total, sign=signed_zero(block, stage, total, terms))
 
 
 @recorded
@@ -263,4 +263,4 @@ def _sliding_sum(block: Block, name: str, stage: Stage, x: TermWires, y: TermWir
     position = Exponent(out["position"][: top.bit_length()], base - below, low, top)
     none = block.let("none", x.none & y.none)
     total = TermWires(sign, magnitude, position, position, depth=0, height=len(magnitude), none=none)
-    return replace(total, sign=_signed_zero(block, stage, total, [x, y]))
+    return replace(total, sign=signed_zero(block, stage, total, [x, y]))

@@ -9,7 +9,7 @@ from functools import partial, reduce
 
 from amaranth.hdl import Cat, Const
 
-from codesign.evidence.cost.rtl import integer
+from codesign.evidence.cost.rtl import integer, two_registers
 from codesign.evidence.cost.rtl.block import Block, TermWires, UnitDesign, Wire
 from codesign.evidence.cost.rtl.decode import decode, infinite_from, times
 from codesign.evidence.cost.rtl.ports import Draw, check, draws, ports, scale_inputs, scale_ports, sums_integers
@@ -23,7 +23,7 @@ TOP = "unit"
 
 
 def unit(spec: Instruction, shared: bool = False) -> str:
-    """Return the RTLIL of the combinational module `unit`, with the inputs of `ports` and output d_out.
+    """Return the RTLIL of the combinational module `unit`, with the inputs of `ports` and the outputs of `results`: d_out, ...
 
     It sums `span` products and C. If `shared`, an input `scale` replaces the scales; the unit of `scale_product` drives it.
     Raises InputError if the generator does not support the instruction.
@@ -39,7 +39,7 @@ def unit_design(
     design = UnitDesign()
 
     def body(
-        block: Block, a: Wire, b: Wire, c: Wire, random: Wire = None, scale: Wire = None, **scale_codes: Wire
+        block: Block, a: Wire, b: Wire, c: Wire, random: Wire = None, scale: Wire = None, **others: Wire
     ) -> dict[str, Wire]:
         operands = split(a, spec.span), split(b, spec.span)
         if spec.is_integer:
@@ -47,8 +47,12 @@ def unit_design(
             return {"d": d, **(observe(design) if observe else {})}
         whole = sums_integers(spec)
         terms = [] if whole else products(block, spec, *operands)
-        running = decode(block, spec.c_format, c, spec.flush_c)
-        scales = StepScales(block, spec, scale_codes, scale)
+        rest = None
+        if spec.remainder:
+            running, rest = two_registers.start(block, spec, c, *(others.pop(x) for x in ("running", "rest", "first")))
+        else:
+            running = decode(block, spec.c_format, c, spec.flush_c)
+        scales = StepScales(block, spec, others, scale)
         drawn = dict(zip(draws(spec), split(random, len(draws(spec))), strict=True))
         if spec.scaled_stage == -1:
             terms = scales.onto(terms)
@@ -58,8 +62,8 @@ def unit_design(
             terms, first = _integer_sums(block, spec, stage, *operands), 1
             if spec.scaled_stage == 0:
                 terms = scales.onto(terms)
-        d = stages_from(block, spec, first, terms, running, scales, drawn)
-        return {"d": d, **(observe(design) if observe else {})}
+        results = stages_from(block, spec, first, terms, running, scales, drawn, rest)
+        return results | (observe(design) if observe else {})
 
     design.define(TOP, body, ports(spec, shared))
     return design
@@ -73,8 +77,9 @@ def stages_from(
     running: TermWires,
     scales: StepScales,
     drawn: Mapping[Draw, Wire],
-) -> Wire:
-    """Return the code of D from the terms of stage `first`, with the hardware of that stage and of all after it."""
+    rest: TermWires | None = None,
+) -> dict[str, Wire]:
+    """Return the unit's outputs from the terms of stage `first`, with the hardware of that stage and of all after it."""
     names = _labels(list(spec.stages))
     *inner, last = spec.stages.values()
     for index, stage in enumerate(inner):
@@ -88,8 +93,14 @@ def stages_from(
         ]
         if spec.scaled_stage == index:
             terms = scales.onto(terms)
+    if rest is not None:
+        (added,) = deal(last, terms)
+        both = two_registers.run_in_two(block, f"sum_{names[-1]}", spec, added, running, rest)
+        d = two_registers.joined(block, f"sum_{names[-1]}", spec, *both)
+        kept = two_registers.codes(block, spec, *both)
+        return {"d": encode(block, spec.accumulator, d, spec.accumulator, spec.nan_code), **kept}
     result = _run(block, names[-1], last, deal(last, terms), running, _drawn(spec, drawn, len(inner)))
-    return encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)
+    return {"d": encode(block, spec.accumulator, result, last.result[-1].format, spec.nan_code)}
 
 
 def products(block: Block, spec: Instruction, a: Sequence[Wire], b: Sequence[Wire]) -> list[TermWires]:
