@@ -260,7 +260,17 @@ def test_tensors_that_are_not_finite_are_refused(tmp_path):
     own = tensors()
     own["x"][3, 4] = np.inf
     np.savez(tmp_path / "mine.npz", **own)
-    with pytest.raises(InputError, match=r"tensor `x` of .* is not finite everywhere"):
+    with pytest.raises(InputError, match=r"tensor `x` of .* is not finite everywhere: \[3, 4\] is inf"):
+        Trial(proposal(tmp_path).trials[0][0], "captured", 0, 4, 4, Quantisation())
+
+
+def test_numbers_beyond_fp32_are_refused_as_what_they_are(tmp_path):
+    """A finite FP64 number that FP32 does not hold is named, without a warning of numpy's."""
+    own = tensors()
+    own["x"] = own["x"].astype(np.float64)
+    own["x"][3, 4] = 1e300
+    np.savez(tmp_path / "mine.npz", **own)
+    with pytest.raises(InputError, match=r"\[3, 4\] is 1e\+300"):
         Trial(proposal(tmp_path).trials[0][0], "captured", 0, 4, 4, Quantisation())
 
 

@@ -1,11 +1,15 @@
 """Known-answer vectors: what they cover, their two file forms, and that conform finds one wrong bit."""
 
 import json
+from random import Random
 
 import pytest
 
 from codesign.__main__ import run
 from isa_model import golden, load
+from isa_model.instruction import Instruction
+from isa_model.vectors.make import _random
+from isa_model.vectors.vector import answer
 
 SPECS = [
     "hopper.wgmma.m64n8k32.f32.e4m3.e4m3",
@@ -87,3 +91,23 @@ def test_too_few_vectors_for_the_coverage_are_refused(tmp_path, capsys):
     assert run(["vectors", SPECS[0], "--out", str(tmp_path / "v"), "--count", "10"]) == 2
     assert "--count" in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize("bias", [500, -500])
+def test_operands_may_have_exponents_far_from_those_of_c(bias):
+    """Random codes of C stay codes where products lie far below or above its range."""
+    stage = {"terms": 2, "accumulator": True, "result": {"format": "fp32", "rounding": "toward-zero"}}
+    data = {
+        "shape": {"m": 1, "n": 1, "k": 2},
+        "a": {"exponent_bits": 4, "mantissa_bits": 3, "bias": bias, "infinity": False, "nan": "none"},
+        "b": "e4m3",
+        "accumulator": "fp32",
+        "stages": {"sum": stage},
+    }
+    data["a"] |= {"name": "far", "overflow": "saturate"}
+    spec = Instruction.model_validate(data)
+    rng = Random(0)
+    for _ in range(300):
+        vector = _random(spec, rng)
+        assert 0 <= vector.c < 1 << 32
+        assert answer(spec, vector) == golden.dot(spec, vector.a, vector.b, vector.c)

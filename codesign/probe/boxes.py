@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from codesign.probe.box import Box, Lines, Recorded, Signature, answers
 from codesign.probe.exchange import parse_answers, parse_questions, read_round, rows_of, text_of, write_round
+from codesign.probe.program import TIME_LIMIT, ended, run_program
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.float64 import Codes
@@ -26,8 +28,6 @@ TILES = 64
 """Tiles along M and N in one product of matrices, always as many, as a library may choose its kernel by the shape."""
 MOST_OF_A_CASE = 400
 """Dot products that are taken of each case of a recording."""
-TIME_LIMIT = 600
-"""Seconds that an executable may take for one round of questions."""
 
 
 @dataclass
@@ -40,16 +40,17 @@ class FunctionBox:
 
     def ask(self, lines: Lines) -> Codes:
         """Return what the function returns, as codes of D. It gets copies, which it may change."""
-        dtype = code_dtype(self.signature.spec.accumulator)
-        expected = f"expected {dtype} {lines.c.shape}, a code of D for each line"
+        dtype, shape = code_dtype(self.signature.spec.accumulator), lines.c.shape
+        given = [x.copy() for x in self.signature.given(lines)]
         try:
-            d = np.asarray(self.function(*(x.copy() for x in self.signature.given(lines))))
-        except (Exception, SystemExit) as error:
+            with redirect_stdout(sys.stderr):  # stdout is the command's own table or JSON
+                d = np.asarray(self.function(*given))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            expected = f"expected {dtype} {shape}, a code of D for each line"
             raise InputError.of(f"the function failed with {_said(error)}", expected) from None
-        if d.shape != lines.c.shape or d.dtype.itemsize != dtype.itemsize or d.dtype.kind not in "iu":
-            hint = f".view(np.{dtype}) gives the codes of floats" if d.dtype.kind == "f" else ""
-            raise InputError.of(f"the function returned {d.dtype} {d.shape}; {expected}", hint)
-        return d.view(dtype)
+        return _codes(d, dtype, shape)
 
 
 @dataclass
@@ -88,8 +89,8 @@ class MatrixBox:
             positions = [np.tile(x[:1], (TILES * shape.m, 1)) for x in more]
             for x, given in zip(positions, more, strict=True):
                 x[row] = given
-            result = self.function(a, np.ascontiguousarray(b.T), c, *positions)
-            d[first : first + len(n)] = np.asarray(result)[row, column]
+            result = np.asarray(self.function(a, np.ascontiguousarray(b.T), c, *positions))
+            d[first : first + len(n)] = _codes(result, d.dtype, c.shape)[row, column]
         return d
 
 
@@ -106,17 +107,16 @@ class ExecutableBox:
             write_round(Path(folder), self.signature, lines)
             command = [str(self.command.resolve()), "questions.txt", "answers.txt"]
             try:
-                done = subprocess.run(command, cwd=folder, capture_output=True, timeout=TIME_LIMIT, check=False)
+                code, said = run_program(command, folder=Path(folder))
             except OSError as error:
                 hint = "an executable file, called as PATH questions.txt answers.txt"
                 raise InputError.of(f"{self.command} cannot be run: {reason(error)}", hint) from None
             except subprocess.TimeoutExpired:
                 message = f"{self.command} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
                 raise InputError.of(message) from None
-            if done.returncode:
-                said = done.stderr.decode(errors="replace").strip()[:300]
-                code = f"{self.command} failed with exit code {done.returncode}"
-                raise InputError.of(f"{code}: {said}" if said else code)
+            if code:
+                how = f"{self.command} failed with {ended(code)}"
+                raise InputError.of(f"{how}: {said[:300]}" if said else how)
             return read_round(Path(folder), self.signature, len(lines.c), f"answers.txt of {self.command}")
 
 
@@ -149,6 +149,18 @@ class FolderBox:
             return read_round(round_folder, self.signature, len(lines.c))
         write_round(round_folder, self.signature, lines)
         raise Unanswered(round_folder)
+
+
+def _codes(d: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Codes:
+    """Return an array of a function's as codes of D, as a copy: the function may use its array again in the next round.
+
+    Raises InputError for another shape, and for what is no integer of the size of a code.
+    """
+    if d.shape != shape or d.dtype.itemsize != dtype.itemsize or d.dtype.kind not in "iu":
+        hint = f".view(np.{dtype}) gives the codes of floats" if d.dtype.kind == "f" else ""
+        message = f"the function returned {d.dtype} {d.shape}; expected {dtype} {shape}, a code of D for each line"
+        raise InputError.of(message, hint)
+    return d.astype(d.dtype.newbyteorder("=")).view(dtype)  # type: ignore[no-any-return]
 
 
 def _said(error: BaseException) -> str:
@@ -206,8 +218,11 @@ def _python(name: str, operands: str | None) -> Box:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (Exception, SystemExit) as error:
+        with redirect_stdout(sys.stderr):
+            found = getattr(importlib.import_module(module), function)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise InputError.of(f"python:{name}: {_said(error)}", "python:module:function") from None
     if not callable(found):
         raise InputError.of(f"python:{name} is no function", "python:module:function")
@@ -271,9 +286,11 @@ def _recording(path: Path, operands: str | None) -> Box:
 
 def _log(path: Path, signature: Signature) -> Box:
     """Return what an earlier probe asked and was answered."""
-    text = text_of(path)
+    text, own = text_of(path), signature.fields
     try:
         log = parse_json(text)
+        if (found := log.get("signature", own)) != own:
+            raise ValueError(f"its operands are {found}")
         lines, given = parse_questions(signature, log["questions"]), [str(x) for x in log["answers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{path} is no log of a probe of these operands: {_said(error)}"

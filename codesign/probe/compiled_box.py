@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from codesign.probe.box import Lines, Signature
+from codesign.probe.program import TIME_LIMIT, ended, run_program
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.engines.c_library import NoCompiler, compiler
 from isa_model.float64 import Codes
+from isa_model.input_files import reason
 
 FUNCTION = (
     'extern "C" int run(long lines, long k, const void *a, const void *b, const void *c, const void *scale_a, '
@@ -24,9 +26,6 @@ FUNCTION = (
 )
 """What the file defines. Pointers are to the host's memory: codes of A and B (lines, k), of C and D (lines), of scales (lines,
 groups) or null, each in the smallest unsigned integer that holds it. It launches what it likes, and returns 0."""
-TIME_LIMIT = 600
-"""Seconds that a compiler, or one round of questions, may take."""
-
 
 WORKER = """
 import ctypes, os, sys
@@ -37,7 +36,8 @@ d = ctypes.create_string_buffer(int(lines) * int(size))
 function = getattr(ctypes.CDLL(library), "run", None)
 code = function(ctypes.c_long(int(lines)), ctypes.c_long(int(k)), *map(ctypes.c_char_p, given), d) if function else None
 if code == 0:
-    open(result, "wb").write(d.raw)
+    with open(result, "wb") as file:
+        file.write(d.raw)
 print(code, file=open(result + ".code", "w"))
 """
 """Program that calls the function once, in a process of its own: what crashes there, or ends it, does not end the probe."""
@@ -67,15 +67,16 @@ class CompiledBox:
             command = [sys.executable, "-I", "-S", "-c", WORKER, str(library), str(result), *map(str, sizes)]
             given = b"".join(x.tobytes() for x in parts if x is not None)
             try:
-                done = subprocess.run(command, input=given, capture_output=True, timeout=TIME_LIMIT, check=False)
+                status, said = run_program(command, given)
             except subprocess.TimeoutExpired:
                 message = f"`run` of {self.name} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
                 raise InputError.of(message) from None
             code = result.with_suffix(".code")
             if not code.exists():
-                said = done.stderr.decode(errors="replace").strip()[-300:]
-                how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-                raise InputError.of(f"`run` of {self.name} ended its process with {how}{said and f': {said}'}")
+                said = said[-300:]
+                raise InputError.of(
+                    f"`run` of {self.name} ended its process with {ended(status)}{said and f': {said}'}"
+                )
             returned = code.read_text().strip()
             if returned == "None":
                 raise InputError.of(f"{self.name} has no function `run`", FUNCTION)
@@ -96,17 +97,13 @@ def open_compiled(path: str, signature: Signature) -> CompiledBox:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "box.so"
         try:
-            done = subprocess.run(
-                [*command, "-o", str(library), str(source.resolve())],
-                capture_output=True,
-                timeout=TIME_LIMIT,
-                check=False,
-            )
+            code, said = run_program([*command, "-o", str(library), str(source.resolve())])
+        except OSError as error:
+            raise InputError.of(f"{command[0]}, the compiler of {path}, cannot be run: {reason(error)}") from None
         except subprocess.TimeoutExpired:
             raise InputError.of(f"{command[0]} took more than {TIME_LIMIT} s for {path}") from None
-        if done.returncode:
-            said = (done.stderr + done.stdout).decode(errors="replace").strip()[:500]
-            raise InputError.of(f"{path} does not compile: {said}")
+        if code or not library.exists():
+            raise InputError.of(f"{path} does not compile: {said[:500] or f'{command[0]} ended with {ended(code)}'}")
         return CompiledBox(signature, path, library.read_bytes())
 
 

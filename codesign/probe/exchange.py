@@ -7,6 +7,7 @@ there are any, of the positions of stored elements if an operand is sparse, and 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from isa_model.float64 import Codes
 from isa_model.input_files import MIB, read_text, reason
 from isa_model.output_files import write_file
 
+_CODE = re.compile("(0[xX])?[0-9a-fA-F]+")
+"""A code; Python's own `int` also takes underscores and the digits of other scripts."""
 MOST_TEXT = 1024 * MIB
 """Bytes of a file of questions or answers that are read."""
 
@@ -45,6 +48,8 @@ def parse_questions(signature: Signature, rows: list[str]) -> Lines:
     scales = [(s[0], s[1]) if s else None for s in signature.scale_formats]
     parts = [(spec.a, k), (spec.b, k), *scales, (spec.c_format, 1)]
     widths = [part[1] if part else 0 for part in parts]
+    if any(not _CODE.fullmatch(code) for row in rows for code in row.split()):
+        raise ValueError("a code has other characters than hexadecimal digits")
     table = [[int(code, 16) for code in row.split()] for row in rows]
     if any(len(row) != sum(widths) for row in table):
         raise ValueError(f"a question has {sum(widths)} codes")
@@ -78,24 +83,24 @@ def read_round(folder: Path, signature: Signature, count: int, name: str = "") -
     Raises InputError unless there is a code of D for each question.
     """
     path = folder / "answers.txt"
-    return parse_answers(signature, text_of(path, name).split(), count, name or str(path))
+    return parse_answers(signature, text_of(path, name).splitlines(), count, name or str(path))
 
 
 def parse_answers(signature: Signature, texts: list[str], count: int, name: str) -> Codes:
-    """Return the codes of D that texts hold. Raises InputError, with the file's `name`, unless there are `count` of them."""
+    """Return the codes of D on the lines of a file that are not blank.
+
+    Raises InputError, with the file's `name` and the line, unless there are `count` of them.
+    """
     fmt = signature.spec.accumulator
-    if len(texts) != count:
-        message = f"{name} has {len(texts)} answers to {count} questions"
-        raise InputError.of(message, "one code of D a line, in hexadecimal")
-    for number, text in enumerate(texts, 1):
-        try:
-            fits = 0 <= int(text, 16) < 1 << fmt.storage_bits
-        except ValueError:
-            fits = False
-        if not fits:
+    numbered = [(number, text.strip()) for number, text in enumerate(texts, 1) if text.strip()]
+    for number, text in numbered:
+        if not _CODE.fullmatch(text) or int(text, 16) >= 1 << fmt.storage_bits:
             message = f"{name}:{number}: `{text[:40]}` is no code of {fmt.name}"
             raise InputError.of(message, f"up to {-(-fmt.storage_bits // 4)} hexadecimal digits")
-    return np.array([int(text, 16) for text in texts], code_dtype(fmt))
+    if len(numbered) != count:
+        message = f"{name} has {len(numbered)} answers to {count} questions"
+        raise InputError.of(message, "one code of D a line, in hexadecimal")
+    return np.array([int(text, 16) for _, text in numbered], code_dtype(fmt))
 
 
 def text_of(path: Path, name: str = "") -> str:

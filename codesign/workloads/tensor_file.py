@@ -90,7 +90,7 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
     tensor = entry(path, name)
     if path.suffix == ".npz":
         with npz.opened(path) as file:
-            values: NDArray[np.float32] = file.read(name).astype(np.float32)
+            stored = file.read(name)
     else:
         import ml_dtypes
 
@@ -99,9 +99,13 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
             base = _safetensors(path, raw)[1]
             raw.seek(base + tensor.start)
             content = raw.read(tensor.stop - tensor.start)
-        values = np.frombuffer(content, types[tensor.dtype]).reshape(tensor.shape).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise InputError.of(f"tensor `{name}` of {path} is not finite everywhere", "operands are finite numbers")
+        stored = np.frombuffer(content, types[tensor.dtype]).reshape(tensor.shape)
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = stored.astype(np.float32)
+    if not (finite := np.isfinite(values)).all():
+        row, column = (int(x[0]) for x in np.nonzero(~finite))
+        message = f"tensor `{name}` of {path} is not finite everywhere: [{row}, {column}] is {stored[row, column]}"
+        raise InputError.of(message, "operands are numbers that are finite in FP32")
     return values
 
 

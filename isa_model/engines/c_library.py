@@ -51,11 +51,19 @@ _locks: dict[str, Lock] = {}
 
 def compiler() -> list[str]:
     """Return the command of the C compiler: $CC, else cc, gcc or clang. Raises NoCompiler."""
-    for command in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
+    for command in (_of_environment(), ["cc"], ["gcc"], ["clang"]):
         path = shutil.which(command[0]) if command else None
         if path is not None:
             return [path, *command[1:]]
     raise NoCompiler("no C compiler (cc, gcc, clang) was found")
+
+
+def _of_environment() -> list[str]:
+    """Return the command that $CC holds; empty where it holds none that a shell could split."""
+    try:
+        return shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # an open quotation mark
+        return []
 
 
 def load(text: str, flags: tuple[str, ...]) -> Any:

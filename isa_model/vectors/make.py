@@ -84,18 +84,26 @@ def _random(spec: Instruction, rng: Random) -> Vector:
 
 def _middle(fmt: Format) -> int:
     """Return the exponent of one, or the nearest that a format has."""
-    return min(max(0, fmt.min_exponent), fmt.max_exponent) if fmt.kind == "float" else 0
+    return _within(fmt, 0) if fmt.kind == "float" else 0
+
+
+def _within(fmt: Format, exponent: int) -> int:
+    return min(max(exponent, fmt.min_exponent), fmt.max_exponent)
 
 
 def _code(fmt: Format, rng: Random, middle: int, spread: int | None) -> int:
-    """Return a random code; with a `spread`, that of a finite number whose exponent is at most `spread` from `middle`."""
+    """Return a random code; with a `spread`, that of a finite number whose exponent is at most `spread` from `middle`.
+
+    Where the format has no exponent there, the middle is the nearest that it has.
+    """
     if spread is None or fmt.kind != "float":
         return rng.getrandbits(fmt.bits)
+    middle = _within(fmt, middle)
     lowest = (
         0 if fmt.zero and fmt.min_exponent >= middle - spread else max(middle - spread, fmt.min_exponent) + fmt.bias
     )
     highest = min(middle + spread, fmt.max_exponent) + fmt.bias
-    exponent = rng.randint(min(lowest, highest), highest)
+    exponent = rng.randint(lowest, highest)
     magnitude = min(exponent << fmt.mantissa_bits | rng.getrandbits(fmt.mantissa_bits), fmt.max_finite_magnitude)
     sign = rng.getrandbits(1) if fmt.signed else 0
     if magnitude == 0 and fmt.nan == "negative-zero":
