@@ -102,6 +102,8 @@ def test_a_result_stands_for_its_proposal(empty, capsys):
             assert run([command, target]) == 0
             said.append(capsys.readouterr().out)
         assert said[0] == said[1]
+    assert run(["evaluate", target]) == 2
+    assert "is a result, not a proposal" in capsys.readouterr().err
     (empty / "other.json").write_text("{}")
     assert run(["show", "other.json"]) == 2
     assert "other.json is no result.json" in capsys.readouterr().err

@@ -25,6 +25,10 @@ def proposal_file(target: str) -> Path:
     path = Path(target)
     if target in names() and not isfile(path):
         return names()[target]
+    if path.name == "result.json":
+        raise InputError.of(
+            f"{target} is a result, not a proposal", "`codesign report`, `compare` and `diff` read results"
+        )
     if is_path(target) or exists(path):
         return path
     hint = suggest(target, names()) or f"a file, or one of: {', '.join(names())}"

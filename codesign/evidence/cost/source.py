@@ -236,7 +236,7 @@ def _synthesised(spec: Instruction, made: dict[str, CostRecord | None], folded: 
     if key not in made:
         made[key] = None
         if all(find_spec(package) for package in ("amaranth", "pyosys")):
-            print(f"no cost record of {spec.name}: synthesising it", file=sys.stderr)
+            print(f"no cost record of {spec.name}: synthesising it, some minutes for a large unit", file=sys.stderr)
             try:
                 made[key] = how(spec, Library.own(), *energy_vectors(spec))
             except InputError as reason:
