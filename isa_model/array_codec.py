@@ -231,9 +231,13 @@ def _encode(
     bits = values.view(np.int64)
     negative = bits < 0
     field, fraction = bits >> 52 & 0x7FF, bits & ((1 << 52) - 1)
+    exponent = field - 1023
+    if not field.all():  # zeros, and numbers below the normal ones of float64: 2**52 times as large they are normal
+        bits = np.where(field == 0, values * 2.0**52, values).view(np.int64)
+        exponent = (bits >> 52 & 0x7FF) - np.where(field == 0, 1023 + 52, 1023)
+        field, fraction = bits >> 52 & 0x7FF, bits & ((1 << 52) - 1)
     # |x| = significand * 2**(exponent - 52)
     significand = np.where(field == 0, fraction, fraction + (1 << 52))
-    exponent = np.maximum(field, 1) - 1023
     if fmt.kind == "integer":
         shift = 52 - exponent
         rounded = _shift_right_array(significand, np.maximum(shift, 0), rounding, negative, rng).astype(np.uint64)

@@ -181,6 +181,40 @@ def test_an_infinite_scale_multiplies_the_sum_and_not_its_parts(row, expected):
         assert np.array_equal(got, [[np.float32(expected)]], equal_nan=True)
 
 
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_operands_below_the_normal_numbers_of_float64_are_left_to_the_golden_model(side):
+    """Their products are ordinary numbers: 1.5 * 2^-1040 times 2^1020, cut up to two bits below its own leading one."""
+    formats = [
+        {"name": name, "exponent_bits": 5, "mantissa_bits": 5, "bias": bias, "infinity": True, "overflow": "infinity"}
+        for name, bias in (("low", 1070), ("high", -992))
+    ]
+    a, b = formats if side == "a" else formats[::-1]
+    spec = Instruction.model_validate(
+        {
+            "a": a,
+            "b": b,
+            "accumulator": "fp32",
+            "shape": {"m": 1, "n": 1, "k": 1},
+            "stages": {
+                "sum": {
+                    "terms": 1,
+                    "accumulator": True,
+                    "fraction_bits": 2,
+                    "rounding": "up",
+                    "result": {"format": "fp32", "rounding": "nearest-even"},
+                }
+            },
+        }
+    )
+    low, high = 1.5 * 2.0**-1040, 2.0**1020
+    numbers = (low, high) if side == "a" else (high, low)
+    x, y = (encode_array(f, np.array([[v]])) for f, v in zip((spec.a, spec.b), numbers, strict=True))
+    for engine in ("golden", "auto"):
+        assert matmul(spec, x, y, engine=engine) == np.float32(1.5 * 2.0**-20)
+    with pytest.raises(Unsupported, match="aligns with exponents beyond"):
+        Plan(spec)
+
+
 def test_a_cut_below_the_lanes_of_a_wide_sum_is_left_to_the_golden_model():
     """A sum handed up unrounded and cut at a fixed exponent, far below its leading bit, is refused by the CPU engine."""
     spec = Instruction.model_validate(

@@ -22,6 +22,8 @@ from isa_model.stage import Stage
 FP32 = named("fp32")
 RANGE = 880
 """Largest magnitude of an exponent; within it, sums, products and reciprocals of units are normal float64 numbers."""
+LOWEST_NORMAL = -1022
+"""Exponent of the smallest normal float64 number; the leading bit of a smaller one is not read off its exponent field."""
 ODD_BITS = LANE_BITS - 2
 """Most bits to which a term that was rounded to odd in one lane can be cut without a second rounding error."""
 
@@ -123,9 +125,9 @@ class Plan:
         self.stages: list[Stage] = list(spec.stages.values())
         if spec.accumulator.min_lsb_exponent < -RANGE:
             raise Unsupported(f"{spec.accumulator.name} has numbers below those of float64 lanes")
-        for fmt in (spec.a, spec.b, spec.c_format, spec.accumulator):
-            if fmt.min_exponent > HIGHEST_POWER:
-                raise Unsupported(f"a normal number of {fmt.name}, which has none, would not be one of float64 lanes")
+        for fmt in (spec.a, spec.b, spec.c_format, spec.accumulator, *([spec.widen] if spec.widen else [])):
+            if not LOWEST_NORMAL <= fmt.min_exponent <= HIGHEST_POWER:  # what a subnormal of the format aligns with
+                raise Unsupported(f"{fmt.name} aligns with exponents beyond those of normal numbers of float64 lanes")
         self.handover = handover(spec)
         scale = spec.scale
         product = _product(_of_format(spec.a, spec.widen), _of_format(spec.b, spec.widen))

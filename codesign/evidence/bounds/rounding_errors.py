@@ -124,7 +124,7 @@ def compounded(once: Sequence[Errors], every: Sequence[tuple[Errors, int]] = ())
 
 
 def times(x: float, y: float) -> float:
-    """Return the product of two numbers from 0 to infinity; nothing is nothing, infinitely often too."""
+    """Return the product of two numbers from 0 to infinity; 0 times infinity is 0."""
     return x * y if x and y else 0.0
 
 
