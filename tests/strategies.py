@@ -34,18 +34,14 @@ def float_formats(draw, most_exponent=8, most_mantissa=12):
     nan, infinity = draw(st.sampled_from(SPECIALS))
     usual, top = (1 << exponent_bits >> 1) - 1, (1 << exponent_bits) - 1 - (nan == "ieee" or infinity)
     least, most = top - HIGHEST_POWER, 1 - mantissa_bits - LOWEST_POWER  # as Format allows
+    near = st.sampled_from([usual, usual, usual, usual + 1, usual - 2, usual + 30, usual - 30])
+    far = st.sampled_from([least, least + 1, most - 1, most]) | st.integers(least, most)
     rules = ["saturate"] + ["nan"] * (nan != "none") + ["ieee", "infinity"] * infinity
     fields = {
         "name": "x",
         "exponent_bits": exponent_bits,
         "mantissa_bits": mantissa_bits,
-        "bias": draw(
-            st.one_of(
-                st.sampled_from([usual, usual, usual, usual + 1, usual - 2, usual + 30, usual - 30]),
-                st.sampled_from([least, least + 1, most - 1, most]),
-                st.integers(least, most),
-            )
-        ),
+        "bias": draw(far if draw(st.integers(0, 9)) == 9 else near),  # engines leave most far ones to golden
         "infinity": infinity,
         "nan": nan,
         "overflow": draw(st.sampled_from(rules)),
