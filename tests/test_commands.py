@@ -234,6 +234,30 @@ def test_a_long_phase_speaks_where_there_is_no_terminal(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_time_left_counts_down_and_is_not_said_once_it_has_passed(monkeypatch):
+    """A bar of phases says that the time is that of the phase; a last part that takes long is not "about 1 s" for ever."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress("evaluating p")
+
+    def shown():
+        (column,) = progress.bar.columns[-1:]
+        return str(column.render(progress.bar.tasks[0]))
+
+    progress.phase("sampling", 0, 12)
+    now[0] = 20.0
+    progress.phase("sampling", 10, 12)
+    assert shown() == "about 4 s of this phase left"
+    now[0] = 21.5
+    assert shown() == "about 2 s of this phase left"
+    now[0] = 23.5
+    assert shown() == ""
+    alone = Progress("timing")
+    now[0] = 33.5
+    alone.update(1, 3, "gemm")
+    assert str(alone.bar.columns[-1].render(alone.bar.tasks[0])) == "gemm, about 20 s left"
+
+
 def test_on_a_narrow_terminal_no_number_is_cut(capsys, monkeypatch):
     """A table too wide for the terminal becomes one list per row, with every figure whole."""
     from rich.table import Table

@@ -10,8 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from toy_space import TEXT, points_of
 
 from codesign.evidence.sampling import Sampling
+from codesign.explore import page as exploration
+from codesign.explore import picture
 from codesign.proposal.load import load_proposal
 from codesign.report import comparison
 from codesign.report import write as report
@@ -137,6 +140,19 @@ def test_no_table_is_cut_on_a_desk(browser, pages, width):
         browser.open(page, width)
         browser.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert browser.evaluate(CUT) == []
+
+
+def test_a_page_of_a_space_fits_a_phone(browser, tmp_path, monkeypatch):
+    """Its tables, those of break-even included, are cards there: neither the page nor a table scrolls sideways."""
+    monkeypatch.setattr(picture, "script", lambda: None)
+    bound = "relative_frobenius, at_most: 2.0e-5}"
+    made, base, points = points_of(tmp_path, TEXT.replace("relative_frobenius}", bound).replace("[13, 24]", "[13, 30]"))
+    drawn = tmp_path / "page.html"
+    drawn.write_text(exploration.page(made, base, points))
+    browser.open(drawn, PHONE)
+    assert browser.evaluate("document.querySelectorAll('#break-even ~ .scroll table').length") > 1
+    assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
+    assert browser.evaluate(CUT) == []
 
 
 def test_each_cell_of_a_phones_table_names_its_column(browser, pages):

@@ -15,8 +15,15 @@ class Progress:
 
     def __init__(self, label: str, every: float = EVERY) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
+        from rich.text import Text
+
+        said = self._said
+
+        class Said(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(said())
 
         console = Console(stderr=True, force_jupyter=False)
         self.label, self.every, self.live = label, every, console.is_terminal
@@ -25,13 +32,14 @@ class Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
+            Said(),
             console=console,
             transient=True,
             disable=not self.live,
         )
-        self.task = self.bar.add_task(label, total=None, left="")
-        self._now, self._count, self._note, self._began = label, (0, 0), "", time.monotonic()
+        self.task = self.bar.add_task(label, total=None)
+        self._now, self._count, self._note = label, (0, 0), ""
+        self._began = self._counted = time.monotonic()
         self._ended = threading.Event()
 
     def __enter__(self) -> Progress:
@@ -48,9 +56,8 @@ class Progress:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Report that `done` of `total` parts are done, and a note on them; 0: the total is unknown."""
-        self._count, self._note = (done, total), note
-        left = ", ".join(filter(None, (note, self._left())))
-        self.bar.update(self.task, completed=done, total=total or None, left=left)
+        self._count, self._note, self._counted = (done, total), note, time.monotonic()
+        self.bar.update(self.task, completed=done, total=total or None)
 
     def phase(self, name: str, done: int = 0, total: int = 0, note: str = "") -> None:
         """Say what is being done now, and how much of it is done."""
@@ -58,17 +65,27 @@ class Progress:
         if now != self._now:
             self._now, self._began = now, time.monotonic()
             self.bar.remove_task(self.task)
-            self.task = self.bar.add_task(now, total=None, left="")
+            self.task = self.bar.add_task(now, total=None)
         self.update(done, total, note)
 
+    def _said(self) -> str:
+        """Return the note and the time left."""
+        return ", ".join(filter(None, (self._note, self._left())))
+
     def _left(self) -> str:
-        """Return the time that the phase still takes at its speed so far; empty if that cannot be said."""
+        """Return the time that the phase still takes, at its speed up to the last part; empty if that cannot be said.
+
+        A part that takes longer than the others uses the time up: then nothing is said.
+        """
         done, total = self._count
-        seconds = time.monotonic() - self._began
-        if not 0 < done < total or seconds < 2:
+        spent = self._counted - self._began
+        if not 0 < done < total or spent < 2:
             return ""
-        left = seconds * (total - done) / done
-        return f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left"
+        left = spent * (total - done) / done - (time.monotonic() - self._counted)
+        if left < 1:
+            return ""
+        of = "" if self._now == self.label else " of this phase"
+        return f"about {left:.0f} s{of} left" if left < 100 else f"about {left / 60:.0f} min{of} left"
 
     def _speak(self) -> None:
         """Print a line for every `EVERY` seconds of one phase."""
@@ -77,5 +94,5 @@ class Progress:
             if seconds >= self.every:
                 done, total = self._count
                 part = f" {done} of {total}," if total else ""
-                more = "".join(f", {text}" for text in (self._note, self._left()) if text)
-                print(f"{self._now},{part} {seconds:.0f} s{more}", file=sys.stderr, flush=True)
+                said = ", ".join(filter(None, (f"{self._now},{part} {seconds:.0f} s", self._said())))
+                print(said, file=sys.stderr, flush=True)

@@ -35,6 +35,11 @@ class Surface:
     """GEMM, tensor source, K if known, and for each column the break-even at all values of the remaining axes."""
 
     @property
+    def headings(self) -> list[str]:
+        """Headings of the columns of a table of `rows`."""
+        return ["GEMM, tensors", "K", *(f"{self.other} = {c}" if self.other else self.axis for c in self.columns)]
+
+    @property
     def sentences(self) -> Iterator[str]:
         """The break-even over K for each tensor source, such as `17 up to K = 4096, 19 at K = 8192 and above`.
 
