@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from os import PathLike, fspath
@@ -17,7 +17,7 @@ from codesign.proposal.proposal import Proposal
 from codesign.proposal.shipped import proposal_file
 from codesign.verdicts.diff import Difference
 from codesign.verdicts.evaluate import Result
-from isa_model.diagnostics import Document, InputError, Problem, parse_yaml, read_yaml
+from isa_model.diagnostics import Document, InputError, Problem, parse_yaml, read_yaml, suggest
 from isa_model.library import changed
 
 Source = str | PathLike[str] | Mapping[str, Any]
@@ -110,6 +110,8 @@ def diff(old: Result | str | PathLike[str], new: Result | str | PathLike[str]) -
 
 def _document(source: Source, changes: Mapping[str, Any]) -> Document:
     """Return a source with its changes as a document; given fields are shown in faults as JSON."""
+    if isinstance(source, Proposal):
+        raise InputError.of("expected a file or a name, not a loaded proposal", "changes go into the `load` that made it")
     if isinstance(source, Mapping):
         name, data = "<proposal>", dict(source)
     else:
@@ -117,6 +119,7 @@ def _document(source: Source, changes: Mapping[str, Any]) -> Document:
         if not changes:
             return document
         name, data = f"{document.name} (changed)", document.data
+    _check_names(changes, data)
     import json
 
     try:
@@ -124,6 +127,20 @@ def _document(source: Source, changes: Mapping[str, Any]) -> Document:
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError.of(f"{name}: its fields are not plain data: {error}") from None
     return parse_yaml(text, name)
+
+
+def _check_names(changes: Iterable[str], data: Mapping[str, Any]) -> None:
+    """Raise InputError if changes have names that no field has."""
+    from codesign.proposal.target import fields
+
+    known = fields(data)
+    faults = [
+        Problem("", 0, 0, f"unknown field `{name}`", suggest(name, known) or f"fields: {', '.join(known)}")
+        for name in changes
+        if name not in known
+    ]
+    if faults:
+        raise InputError(faults)
 
 
 def _path(target: Any) -> str:

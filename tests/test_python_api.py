@@ -251,6 +251,21 @@ def test_faults_of_given_fields_have_a_place_and_a_remedy():
         assert any(said in f"{problem}" for problem in problems), (source, problems)
 
 
+def test_a_misspelt_keyword_is_told_the_field_that_was_meant():
+    """Not to leave it out because the file has the right one already; a loaded proposal is told where changes belong."""
+    for source in ("group-scaled-mma", {"proposal": "p", "tensors": ["normal"]}):
+        with pytest.raises(codesign.InputError) as caught:
+            codesign.load(source, tensor=["normal"])
+        assert [(p.message, p.hint) for p in caught.value.problems] == [
+            ("unknown field `tensor`", "did you mean `tensors`?")
+        ]
+    recipe = ROOT / "codesign/proposal/recipes/bf16.yaml"
+    (fault,) = codesign.validate(recipe, moment={"first": "bf16"})
+    assert fault.hint == "did you mean `moments`?"
+    with pytest.raises(codesign.InputError, match="the `load` that made it"):
+        codesign.load(codesign.load("group-scaled-mma"), tensors=["normal"])
+
+
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -39,6 +39,17 @@ def is_instruction(data: dict[str, Any]) -> bool:
     return "stages" in data and "base" not in data
 
 
+def fields(data: dict[str, Any]) -> list[str]:
+    """Return the names of the fields of what data describe: an instruction, a recipe or a proposal."""
+    if is_instruction(data):
+        return list(Instruction.model_fields)
+    if "recipe" in data:
+        from codesign.proposal.recipe import Recipe
+
+        return list(Recipe.model_fields)
+    return list(Proposal.model_fields)
+
+
 def parse(document: Document) -> Instruction | Proposal | Recipe:
     """Return the instruction, recipe or proposal in a document. Raises InputError with every fault of it."""
     if is_instruction(document.data):
