@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 
-from cost_specs import SCALED, SPECS, instruction
+from cost_specs import REGISTER, SCALED, SPECS, aligned, instruction
 from simple_gates import GATES
 
 from codesign.__main__ import run
@@ -87,6 +87,21 @@ def test_mapped_and_pipelined_files_run_under_an_open_simulator(tmp_path):
     count = sum(map(len, shipped(spec)))
     assert f"PASS: {count} vectors" in _simulate(tmp_path / "rtl", "mapped.f")
     assert f"PASS: {count} vectors" in _simulate(tmp_path / "rtl", "pipelined.f", "-DPIPELINED")
+
+
+def test_area_and_path_are_given_over_those_of_the_base(tmp_path):
+    """Areas per product, as in reports: the ratios are those of the figures that each unit has alone."""
+    spec, base = (instruction({"s": aligned(terms, 12, accumulator=True, **REGISTER)}) for terms in (8, 4))
+    alone, _ = export(base, tmp_path / "rtl", Library.own())
+    both, _ = export(spec, tmp_path / "rtl", Library.own(), base=base)
+    assert "base" not in f"{alone}"
+    (area, over_area), (delay, over_delay) = (
+        re.match(r"(\d+) \w+(?:, per product)?,? ([\d.]+) times the base's", both[name]).groups()
+        for name in ("area", "longest path")
+    )
+    base_area, base_delay = (int(alone[name].split()[0]) for name in ("area", "longest path"))
+    assert float(over_area) == pytest.approx(int(area) / 8 / (base_area / 4), rel=0.01)
+    assert float(over_delay) == pytest.approx(int(delay) / base_delay, rel=0.03)
 
 
 def test_exported_verilog_is_clean_under_lint(tmp_path):

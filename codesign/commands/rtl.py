@@ -42,11 +42,13 @@ def rtl(
     """
     from codesign.evidence.cost.cell_library import Library
     from codesign.evidence.cost.export import export
-    from codesign.report.lookup import instruction_of
+    from codesign.proposal.proposal import Proposal
+    from codesign.report.lookup import meant
     from isa_model.diagnostics import InputError
     from isa_model.output_files import untracked
 
-    instruction = instruction_of(target)
+    found = meant(target)
+    instruction, base = (found.proposed(), found.today) if isinstance(found, Proposal) else (found, None)
     if package:
         from codesign.verification.package import write
 
@@ -69,7 +71,7 @@ def rtl(
             _show(proof)
             return 1
     with Progress(f"hardware of {instruction.name}: synthesis and comparison with the model"):
-        figures, proof = export(instruction, folder, library, proof)
+        figures, proof = export(instruction, folder, library, proof, base)
     if proof:
         _show(proof)
     for name, figure in figures.items():

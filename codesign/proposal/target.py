@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from codesign.proposal.load import parse_proposal
@@ -34,12 +35,12 @@ def instruction_of(target: str) -> Instruction:
     return found.proposed() if isinstance(found, Proposal) else found
 
 
-def is_instruction(data: dict[str, Any]) -> bool:
+def is_instruction(data: Mapping[str, Any]) -> bool:
     """Return whether the data of a file describe an instruction: it has stages and no base."""
     return "stages" in data and "base" not in data
 
 
-def fields(data: dict[str, Any]) -> list[str]:
+def fields(data: Mapping[str, Any]) -> list[str]:
     """Return the names of the fields of what data describe: an instruction, a recipe or a proposal."""
     if is_instruction(data):
         return list(Instruction.model_fields)

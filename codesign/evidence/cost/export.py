@@ -9,12 +9,13 @@ from pathlib import Path
 
 from codesign.evidence.cost.cell_library import Library
 from codesign.evidence.cost.proof.proof_record import ProofRecord
-from codesign.evidence.cost.records import DEPTH, design_sha256
+from codesign.evidence.cost.records import DEPTH, design_sha256, find
 from codesign.evidence.cost.rtl import stalled
 from codesign.evidence.cost.rtl.ports import check, ports, results, shared_uses
 from codesign.evidence.cost.unit_vectors import UnitVectors, shipped, widths
 from codesign.figures.escape import literal
 from codesign.figures.markdown import table
+from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
 from isa_model.output_files import check_folder, write_folder
 from isa_model.printable import visible
@@ -33,11 +34,12 @@ FILELISTS = {
 
 
 def export(
-    spec: Instruction, folder: Path, library: Library, proof: ProofRecord | None = None
+    spec: Instruction, folder: Path, library: Library, proof: ProofRecord | None = None, base: Instruction | None = None
 ) -> tuple[dict[str, str], ProofRecord | None]:
     """Write the files of an instruction's unit into `folder`, replacing older ones, and return its figures as text by name.
 
-    With the proof of its RTL, the mapped netlist is proved, too, and the whole is written and returned.
+    With the proof of its RTL, the mapped netlist is proved, too, and the whole is written and returned. With the base that the
+    instruction changes, area and longest path are also given over the base's.
 
     Needs the extra `cost`. Raises InputError if the generator does not support the instruction or the folder cannot be
     written, RuntimeError if the mapped netlist differs from the model.
@@ -62,9 +64,14 @@ def export(
     vectors = shipped(spec)
     faults, shown = verify.faults_shown(mapped.netlist, vectors, FAULTS)
     nand2, fo4 = library.nand2.area, library.fo4
+    area, delay = mapped.netlist.area / nand2, mapped.netlist.delay / fo4
+    over_area = over_delay = ""
+    if base and (size := _size(base, library)):
+        over_area = f", per product {area / spec.span / (size[0] / base.span):.3g} times the base's"
+        over_delay = f", {delay / size[1]:.3g} times the base's"
     figures = {
-        "area": f"{mapped.netlist.area / nand2:.0f} NAND2 ({library.name} library, unsized)",
-        "longest path": f"{mapped.netlist.delay / fo4:.0f} FO4, {max(mapped.netlist.levels)} gates",
+        "area": f"{area:.0f} NAND2{over_area} ({library.name} library, unsized)",
+        "longest path": f"{delay:.0f} FO4{over_delay}, {max(mapped.netlist.levels)} gates",
         f"with registers every {DEPTH} gates": f"{staged.latency} cycles of {staged.period / fo4:.0f} FO4, "
         f"{staged.register_bits} register bits, {staged.area / nand2:.0f} NAND2",
         **_sharing(spec),
@@ -89,6 +96,25 @@ def export(
         files["proof.json"] = proof.model_dump_json(indent=1) + "\n"
     write_folder(folder, files, KIND)
     return figures, proof
+
+
+def _size(base: Instruction, library: Library) -> tuple[float, float] | None:
+    """Return the area of a unit in NAND2 and its longest path in FO4, by its record in a library, or synthesised now.
+
+    There is none if the generator does not support the instruction.
+    """
+    from codesign.evidence.cost import synth
+    from codesign.evidence.cost.rtl.unit import unit
+
+    record = find(base, library.name)
+    if record and record.shared is None and record.library_sha256 == library.sha256:  # a shared multiplier counts in part
+        return record.area, record.delay_fo4
+    try:
+        check(base)
+    except InputError:
+        return None
+    netlist = synth.synthesise(unit(base), library).netlist
+    return netlist.area / library.nand2.area, netlist.delay / library.fo4
 
 
 def _sharing(spec: Instruction) -> dict[str, str]:
