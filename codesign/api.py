@@ -111,7 +111,9 @@ def diff(old: Result | str | PathLike[str], new: Result | str | PathLike[str]) -
 def _document(source: Source, changes: Mapping[str, Any]) -> Document:
     """Return a source with its changes as a document; given fields are shown in faults as JSON."""
     if isinstance(source, Proposal):
-        raise InputError.of("expected a file or a name, not a loaded proposal", "changes go into the `load` that made it")
+        raise InputError.of(
+            "expected a file or a name, not a loaded proposal", "changes go into the `load` that made it"
+        )
     if isinstance(source, Mapping):
         name, data = "<proposal>", dict(source)
     else:

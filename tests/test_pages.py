@@ -118,6 +118,14 @@ def test_a_page_says_nothing_to_the_console_and_asks_nobody(browser, pages):
         assert asked == [page.as_uri()]
 
 
+def test_every_table_and_picture_of_a_report_has_a_caption(pages):
+    """More than the kinds of its figures."""
+    for page in pages[:2]:
+        markdown = (page.parent / "report.md").read_text()
+        assert "computed" in markdown
+        assert re.findall(r"^\([a-z, ]+\) ?$", markdown, re.M) == []
+
+
 def test_a_page_fits_a_phone(browser, pages):
     """Nothing reaches beyond the screen's width, tables included, and no letter of a plot is under 8 px."""
     for page in pages:

@@ -12,7 +12,7 @@ from codesign.figures.evidence import heat_map
 from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
 from codesign.proposal.load import load_proposal
-from codesign.proposal.proposal import Claim
+from codesign.proposal.proposal import Claim, Software
 from codesign.proposal.shipped import names
 from codesign.report import page, pictures, summary
 from codesign.report.comparison import MOST_COLUMNS, cell, columns, notes, profile
@@ -68,17 +68,19 @@ def test_the_first_screen_says_what_is_bought_and_what_it_costs():
         figure("traffic.hbm_bytes", 10e9, "software", workload="llama", tensors=""),
         figure("traffic.hbm_bytes", 99e9, workload="llama.fprop", tensors=""),
         figure(AREA, 2.0, half=0.5, workload="", tensors="", kind="modelled"),
-        figure("cost.extra_cycles", 16.0, workload="", tensors="", kind="assumed"),
+        figure("cost.extra_cycles", 1.0, workload="", tensors="", kind="assumed"),
+        figure(SUMS, 1e-2, "software", workload="llama.fprop.kv"),
     )
     said = {line.question: line for line in summary.lines(made)}
     assert list(said) == ["Error of D", "Bytes", "Area", "Latency", "No figure", "How sure"]
     assert said["Error of D"].answers == (
         "unchanged: total error 0.05",
-        "accumulation error 1.00e-06 instead of 0.001: 1,000 times smaller",
+        "accumulation error 1.00e-06 instead of 0.001 on llama.fprop.o, normal: 1,000 times smaller (today's software at its "
+        "worst: 0.01 on llama.fprop.kv, normal)",
     )
-    assert said["Bytes"].answers == ("HBM bytes 9 GB instead of 10 GB: 10 % less",)
+    assert said["Bytes"].answers == ("HBM bytes 9 GB instead of 10 GB on llama: 10 % less",)
     assert said["Area"].answers == ("unit area over today's ×2 [1.5, 2.5]",)
-    assert (said["Latency"].answers, said["Latency"].kinds) == (("added latency 16 cycles",), ("assumed",))
+    assert (said["Latency"].answers, said["Latency"].kinds) == (("added latency 1 cycle",), ("assumed",))
     assert said["No figure"].answers == (
         "time: no kernel of it is timed; Method says why",
         f"energy: {metric_named('cost.energy_ratio').absent}",
@@ -86,14 +88,25 @@ def test_the_first_screen_says_what_is_bought_and_what_it_costs():
 
 
 def test_the_head_names_the_software_and_where_the_proposal_is_judged():
-    """The baseline that fits the base is named; one with another promotion is called changed."""
+    """The baseline that fits the base is named, and what the proposal changes in it; what it repeats is no change."""
     made = load_proposal(names()["batch-invariant-split-k"])
     title = made.practice.title
-    assert summary.judged_on(made).startswith(f"Today's software: {title}. Judged on {made.workloads[0]}")
+    head = f"Today's software: {title}, changed: K never split. Judged on {made.workloads[0]}"
+    assert summary.judged_on(made).startswith(head)
     assert summary.judged_on(made).endswith(f"{made.tensors[-1]}.")
-    software = made.software.model_copy(update={"promote_every": 256})
-    changed = summary.judged_on(made.model_copy(update={"software": software}))
-    assert changed.startswith(f"Today's software: {title}, changed as Method says.")
+    for change, words in (
+        ({}, ""),
+        ({"promote_every": 128, "group": 128}, ""),
+        (
+            {"promote_every": 256, "group": None},
+            "sums promoted to FP32 every 256 products and no scale for each group of K",
+        ),
+        ({"promote_every": None, "group": None}, "sums never promoted to FP32 and no scale for each group of K"),
+        ({"quantisation": {"tensor_scale": True}}, "its own `tensor_scale`"),
+    ):
+        other = load_proposal(names()["group-scaled-mma"]).model_copy(update={"software": Software(**change)})
+        changed = f", changed: {words}" * bool(words)
+        assert summary.judged_on(other).startswith(f"Today's software: DeepSeek-V3's recipe{changed}. Judged")
 
 
 def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():
@@ -115,6 +128,44 @@ def test_the_first_screen_says_how_sure_and_what_would_change_a_verdict():
     assert said["What would change it"] == (
         "claim 2 (refuted) would be reversed by promotion: never",
         "claim 2 (refuted) would hold with bits 15 instead of 13 on normal data",
+    )
+
+
+def test_a_refuted_claim_on_time_or_area_says_what_it_would_need():
+    """The least change of the whole interval, what the area consists of, the nearest other case, and where the claim holds."""
+    bar = Bar(assumption="clock", low=0.9, low_case="low", high=1.04, high_case="high")
+    area = figure(AREA, 1.5, half=0.1, workload="", tensors="", kind="modelled")
+    parts = (("scaling", 0.4), ("bits", 0.1), ("order", -0.02))
+    step = figure("timing.step_speedup", 1.0, workload="llama", tensors="", half=0.05)
+    gemms = {"llama.fprop.o": 1.0, "llama.fprop.kv": 1.6, "llama.dgrad.o": 1.5, "llama.dgrad.kv": 1.4}
+    times = [figure("timing.speedup_over_software", x, workload=w, tensors="") for w, x in gemms.items()]
+    one = figure("traffic.l2_bytes", 5e9, workload="llama", tensors="")
+
+    def refuted(figure, **bounds):
+        return verdict("refuted", figure, figure.metric, **bounds)
+
+    verdicts = (
+        refuted(area, at_most=1.2),
+        refuted(step, at_least=1.05, bars=(bar,)),
+        refuted(times[0], at_least=1.25),
+        refuted(times[0], at_least=2.0),
+        refuted(one, at_most=4e9),
+        verdict("refuted", figure("cast.relative_error", 2.0), "cast.relative_error"),
+        verdict("undetermined", area, AREA, at_most=1.5),
+        refuted(area, at_most=0),
+    )
+    added = (figure(f"cost.area_of_{name}", x, workload="", tensors="") for name, x in parts)
+    made = result(area, *added, step, *times, one, verdicts=verdicts)
+    said = {line.question: line.answers for line in summary.lines(made)}
+    assert said["What would change it"] == (
+        "claim 1 (refuted) would hold if the unit area were 25 % lower; the proposal adds 0.40 for scaling and 0.10 for "
+        "fraction bits to today's area of 1",
+        "claim 2 (refuted) would hold if the time of a layer's Linears on llama were 10 % lower; no other assumption reaches "
+        "the bound; the nearest, clock: high, gives 1.04",
+        "claim 3 (refuted) would hold if the time were lower on 1 of 4 GEMMs, by up to 20 % (on llama.fprop.o); llama.dgrad "
+        "meets the bound",
+        "claim 4 (refuted) would hold if the time were lower on all 4 GEMMs, by up to 50 % (on llama.fprop.o)",
+        "claim 5 (refuted) would hold if the L2 bytes on llama were 20 % lower",
     )
 
 

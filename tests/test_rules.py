@@ -139,11 +139,13 @@ def test_a_claim_that_an_assumed_figure_decides_is_named():
 
 
 def test_quantisation_that_hides_better_sums_is_named():
-    """Sums must be better, and quantisation nearly all of the total error."""
-    better = (figure(SUMS, 1e-6), figure(SUMS, 1e-3, "software"))
+    """Sums must be better, and quantisation nearly all of the total error; figures beside one another are of one place."""
+    elsewhere = figure(SUMS, 1e-2, "software", workload="llama.fprop.kv")
+    better = (figure(SUMS, 1e-6), elsewhere, figure(SUMS, 1e-3, "software"))
     (text,) = said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.0499), *better))
     assert text.startswith(
-        "Quantisation alone causes an error of 0.0499, out of 0.05 in total. That the error of sums is 1.00e-06 instead"
+        "Quantisation alone causes an error of 0.0499, out of 0.05 in total (llama.fprop.o, normal). That the error of sums is "
+        "1.00e-06 instead of 0.001 (llama.fprop.o, normal) is not visible in D"
     )
     assert said(rules.quantisation_dominates, result(figure(TOTAL, 0.05), figure(QUANTISED, 0.03), *better)) == []
     same = (figure(SUMS, 1e-3), figure(SUMS, 1e-3, "software"))
@@ -228,7 +230,8 @@ def test_casts_and_communication_that_stay_are_named_with_a_proposal_that_takes_
         rules.casts_dominate, result(plots=(layer(casts=(10.0, 9.0), transposes=(5.0, 5.0), rest=(85.0, 80.0)),))
     )
     assert text == (
-        "Casts and transposes take 15 % of a layer's step today, and 15 % with the proposal (A layer): see `fused-tma-cast`."
+        "Casts and transposes take 15 % of the step of a layer of llama today, and 15 % with the proposal: see "
+        "`fused-tma-cast`."
     )
     assert said(rules.casts_dominate, result(plots=(layer(casts=(10.0, 0.0), rest=(90.0, 90.0)),))) == []
     sent = layer(network=(10.0, 10.0), rest=(90.0, 90.0))

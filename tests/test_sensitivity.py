@@ -48,7 +48,7 @@ def test_fraction_bits_are_searched_at_the_worst_gemm_of_each_source():
     lab = Lab(lambda q: 0.5 if bits(q) >= {"normal": 17, "uniform": 21}.get(q.tensors, 0) else 1.5)
     (found,) = refine(about, judge(about, figures), figures, lab)
     limits = {b.condition: b.limit for b in found.break_even}
-    assert limits == {"normal data, K = 1536": 17, "uniform data, K = 16384": 21}
+    assert limits == {"normal data at K = 1536": 17, "uniform data at K = 16384": 21}
     assert {b.among for b in found.break_even} == {"1 to 40"}
     for tensors in ("normal", "uniform"):  # bisected: 40 values in 7 questions at most
         assert sum(q.tensors == tensors for q in lab.asked if bits(q) != 20) <= 7
@@ -82,7 +82,7 @@ def test_of_equally_bad_gemms_the_first_is_searched():
     about = toy(PLAIN, workload="deepseek-v3")
     figures = [figure(0.4), figure(0.4, workload="deepseek-v3.fprop.q-b")]
     (found,) = refine(about, judge(about, figures), figures, Lab(lambda q: 0.5))
-    assert [b.condition for b in found.break_even] == ["normal data, K = 16384"]
+    assert [b.condition for b in found.break_even] == ["normal data at K = 16384"]
 
 
 def test_a_case_that_was_evaluated_already_is_not_computed_again():

@@ -149,7 +149,8 @@ def test_html_and_markdown_show_the_same_parts(results):
         tags = "".join(f'<span class="tag">{kind}</span> ' for kind in table.kinds)
         assert tags
         assert f'<p class="note">{tags}' in files["report.html"]
-        assert f"\n({', '.join(table.kinds)}) " in files["report.md"]
+        after = " " if table.note else "\n"
+        assert f"\n({', '.join(table.kinds)}){after}" in files["report.md"]
     pictures = [x for p in parts for x in p.pictures]
     assert len(pictures) + 2 == files["report.html"].count("<figure>") > 5  # gain against cost, and claims
     for picture in pictures:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from codesign.figures.words import listed
 from codesign.proposal.baselines import Baseline, baselines, fitting
 from codesign.proposal.parts import MOST, BaseName, Few, GpuName, Once, Rate, SourceName, WorkloadName
 from codesign.proposal.parts import Claim as Claim
@@ -167,16 +168,34 @@ class Proposal(Spec):
         return Instruction.model_validate(raw(self.base))
 
     @property
+    def _baseline(self) -> Baseline:
+        named = self.software.baseline
+        return baselines()[named] if named else fitting(self.today, self.inputs)[0]
+
+    @property
     def practice(self) -> Baseline:
         """The software baseline: the named one or the default of the base, with the changes in `software`."""
-        named = self.software.baseline
-        chosen = baselines()[named] if named else fitting(self.today, self.inputs)[0]
+        chosen = self._baseline
         changed: dict[str, Any] = {
             name: value for name in ("promote_every", "group") if (value := getattr(self.software, name)) != "baseline"
         }
         if self.software.quantisation:
             changed["quantisation"] = self.software.quantisation.over(chosen.quantisation)
         return chosen.model_copy(update=changed)
+
+    @property
+    def practice_changes(self) -> list[str]:
+        """What `software` changes in the baseline, in words; empty: nothing."""
+        own, now, chosen = self.software, self.practice, self._baseline
+        said = []
+        if now.promote_every != chosen.promote_every:
+            every = now.promote_every
+            said.append(f"sums promoted to FP32 every {every} products" if every else "sums never promoted to FP32")
+        if now.group != chosen.group:
+            said.append(f"an FP32 scale for every {now.group} of K" if now.group else "no scale for each group of K")
+        if own.quantisation:
+            said.append(f"its own {listed([f'`{f}`' for f in own.quantisation.model_dump(exclude_unset=True)])}")
+        return said if own.split_k else [*said, "K never split"]
 
     @property
     def others(self) -> list[Baseline]:

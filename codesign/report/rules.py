@@ -174,8 +174,9 @@ def assumed(result: Result) -> Iterator[Advice]:
 
 def quantisation_dominates(result: Result) -> Iterator[Advice]:
     """Say that quantisation hides better sums."""
-    total, quantised = (worst_of(result, f"numerics.{name}") for name in ("total_error", "quantisation_error"))
-    before, sums = (worst_of(result, "numerics.relative_frobenius", v) for v in ("software", "proposal"))
+    total, sums = (worst_of(result, f"numerics.{name}") for name in ("total_error", "relative_frobenius"))
+    quantised = total and there(result, total, "numerics.quantisation_error")
+    before = sums and there(result, sums, variant="software")
     if not (total and quantised and before and sums and total.value and quantised.value and before.value):
         return
     share = quantised.value / total.value
@@ -192,9 +193,9 @@ def quantisation_dominates(result: Result) -> Iterator[Advice]:
             better = f"finer groups would improve D{example}"
         yield Advice(
             "Quantisation dominates",
-            f"Quantisation alone causes an error of {number(quantised.value)}, out of {number(total.value)} in total. That the "
-            f"error of sums is {number(sums.value)} instead of {number(before.value)} is not visible in D; "
-            f"{better}.",
+            f"Quantisation alone causes an error of {number(quantised.value)}, out of {number(total.value)} in total "
+            f"({total.workload}, {total.tensors}). That the error of sums is {number(sums.value)} instead of "
+            f"{number(before.value)} ({sums.workload}, {sums.tensors}) is not visible in D; {better}.",
         )
 
 
@@ -218,7 +219,8 @@ def worst_place(result: Result) -> Iterator[Advice]:
 
 def underflow(result: Result) -> Iterator[Advice]:
     """Say that the proposal's scales lose more small elements than today's."""
-    own, before = (worst_of(result, "numerics.underflow_share", v) for v in ("proposal", "software"))
+    own = worst_of(result, "numerics.underflow_share")
+    before = own and there(result, own, variant="software")
     if own and before and own.value and before.value is not None and own.value >= max(1.5 * before.value, 0.01):
         yield Advice(
             "Small elements are lost",
@@ -323,6 +325,12 @@ def worst_of(result: Result, metric: str, variant: str = "proposal") -> Figure |
     return worst(figures_of(result.figures, metric, variant))
 
 
+def there(result: Result, figure: Figure, metric: str = "", variant: str = "proposal") -> Figure | None:
+    """Return another figure at the place of one, of another metric or variant; None if there is none."""
+    found = figures_of(result.figures, metric or figure.metric, variant)
+    return next((f for f in found if (f.workload, f.tensors) == (figure.workload, figure.tensors)), None)
+
+
 def _groups_do_not_matter(proposed: Instruction) -> bool:
     """Return whether finer groups leave the quantisation error as it is.
 
@@ -347,8 +355,8 @@ def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: s
             what = f"The {kinds[0]} takes" if one else f"{listed(list(kinds)).capitalize()} take"
             yield Advice(
                 title,
-                f"{what} {percent(before)} of a layer's step today, and {percent(after)} with the "
-                f"proposal ({plot.title}){see(result, name)}.",
+                f"{what} {percent(before)} of the step of a layer of {plot.name.removeprefix('layer-')} today, and "
+                f"{percent(after)} with the proposal{see(result, name)}.",
             )
 
 

@@ -13,6 +13,7 @@ from codesign.figures.figure import Figure
 from codesign.figures.metric import Metric, Topic, metric_named, metrics
 from codesign.figures.words import listed, percent, worst
 from codesign.proposal.proposal import Proposal
+from codesign.report.shortfall import shortfall
 from codesign.report.tables import interval, number, of_summary
 from codesign.verdicts.compare import against_software
 from codesign.verdicts.evaluate import Result
@@ -61,8 +62,8 @@ class Compared:
 
 def judged_on(proposal: Proposal) -> str:
     """Return what the proposal is compared with, and on which GEMMs and tensors."""
-    software = proposal.software
-    changed = "" if {software.promote_every, software.group} == {"baseline"} else ", changed as Method says"
+    changes = proposal.practice_changes
+    changed = f", changed: {listed(changes)}" if changes else ""
     where = f"{listed(proposal.workloads)}; tensors: {listed(proposal.tensors)}"
     return f"Today's software: {proposal.practice.title}{changed}. Judged on {where}."
 
@@ -78,7 +79,7 @@ def lines(result: Result) -> list[Line]:
     if absent := tuple(_absent({c.metric.topic for c in found})):
         said.append(Line("No figure", absent))
     said.append(Line("How sure", tuple(_certainty(result))))
-    if changes := tuple(_would_change(result.verdicts)):
+    if changes := tuple(_would_change(result)):
         said.append(Line("What would change it", changes))
     return said
 
@@ -144,8 +145,15 @@ def _amount(figure: Figure) -> str:
     """Return a figure with its interval and unit."""
     metric = metric_named(figure.metric)
     times = "×" if metric.comparison == "none" and metric.unit == "1" else ""
-    unit = "" if metric.unit in ("1", "B", "J", "dB") else f" {metric.unit}"
-    return f"{times}{interval(figure)}{unit}"
+    text = interval(figure)
+    unit = "cycle" if (text, metric.unit) == ("1", "cycles") else metric.unit
+    return f"{times}{text}" + ("" if unit in ("1", "B", "J", "dB") else f" {unit}")
+
+
+def _place(figure: Figure) -> str:
+    """Return the GEMM or layer of a figure, and its tensors, in words."""
+    where = ", ".join(filter(None, (figure.workload, figure.tensors)))
+    return f" on {where}" if where else ""
 
 
 def _as_today(found: Compared) -> bool:
@@ -154,10 +162,10 @@ def _as_today(found: Compared) -> bool:
 
 
 def _change(found: Compared) -> str:
-    """Return what today's software has at the same place, and by how much the figure differs, in words."""
+    """Return what today's software has at the same place, the place, and by how much the figure differs, in words."""
     if found.metric.comparison == "none" or found.software is None:
-        return ""
-    said = f" instead of {_amount(found.software)}"
+        return _place(found.own)
+    said = f" instead of {_amount(found.software)}{_place(found.own)}"
     if found.ratio is not None and 0 < found.ratio.value < inf:
         times = found.ratio.value
         if 0.5 < times < 2:
@@ -166,7 +174,7 @@ def _change(found: Compared) -> str:
             factor = number(1 / times if times < 1 else times)
             said += f": {factor} times {'smaller' if times < 1 else 'larger'}"
     if found.peak and found.peak.value != found.software.value:
-        said += f" (today's software at its worst: {_amount(found.peak)})"
+        said += f" (today's software at its worst: {_amount(found.peak)}{_place(found.peak)})"
     return said
 
 
@@ -187,9 +195,9 @@ def _certainty(result: Result) -> Iterator[str]:
         yield f"undetermined: claim{'s' if len(still) > 1 else ''} {listed(still)}"
 
 
-def _would_change(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield the assumptions that turn a verdict, or that an open one hangs on, and the parameters that would keep a claim."""
-    for i, verdict in enumerate(verdicts, 1):
+def _would_change(result: Result) -> Iterator[str]:
+    """Yield the assumptions that turn a verdict, or that an open one hangs on, and what would keep a claim."""
+    for i, verdict in enumerate(result.verdicts, 1):
         claim = f"claim {i} ({verdict.judgement})"
         if turning := [f"{bar.assumption}: {listed(bar.reversed_by)}" for bar in verdict.bars if bar.reversed_by]:
             yield f"{claim} would be reversed by {'; '.join(turning)}"
@@ -199,6 +207,8 @@ def _would_change(verdicts: Sequence[Verdict]) -> Iterator[str]:
             yield f"{claim} would {would} with {'; '.join(cases)}"
         for parameter, (need, own, conditions) in reach(verdict.break_even).items():
             yield f"{claim} would hold with {parameter} {need} instead of {own}{conditions}"
+        if needed := shortfall(result, verdict):
+            yield f"{claim} {needed}"
 
 
 def across(verdict: Verdict) -> dict[str, list[str]]:

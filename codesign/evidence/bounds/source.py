@@ -111,7 +111,7 @@ class Bounds(Source):
             own = (c._replace(instruction=instruction) if c.variant == "proposal" else c for c in question.compared)
             return replace(question, compared=tuple(own))
 
-        return of_bits(proposal, f"any data, K = {gemm.k}", changed)
+        return of_bits(proposal, f"any data at K = {gemm.k}", changed)
 
 
 SOURCE = Bounds()

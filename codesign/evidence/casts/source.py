@@ -127,7 +127,7 @@ class Casts(Source):
             other = proposal.model_copy(update={"path": path.model_copy(update={"steps": steps})})
             return Delivered(other, gemm, figure.tensors, claim.relative_to)
 
-        where = f"{figure.tensors} data, K = {gemm.k}"
+        where = f"{figure.tensors} data at K = {gemm.k}"
         if last.logfmt is not None:
             return Search("bits of LogFMT", last.logfmt, where, LOG_BITS, lambda n: changed(logfmt=n))
         if last.group and 1 in last.group:

@@ -107,7 +107,9 @@ def _size(base: Instruction, library: Library) -> tuple[float, float] | None:
     from codesign.evidence.cost.rtl.unit import unit
 
     record = find(base, library.name)
-    if record and record.shared is None and record.library_sha256 == library.sha256:  # a shared multiplier counts in part
+    if (
+        record and record.shared is None and record.library_sha256 == library.sha256
+    ):  # a shared multiplier counts in part
         return record.area, record.delay_fo4
     try:
         check(base)

@@ -93,7 +93,7 @@ METRICS = (
     ),
     _metric(
         "cost.operand_bits",
-        "bits of an operand's element",
+        "size of an operand's element",
         "bits of an element as stored, including its share of the scales of all levels, mean of A and B",
         unit="bit",
         topic="bytes",

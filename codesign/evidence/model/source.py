@@ -49,6 +49,7 @@ class LanguageModels(Source):
             headings=("figure", "numerics", "model, text"),
             columns=(Column(heading="value [interval]", form="interval"), *KIND_AND_SOURCE),
             labels=LABELS | variants.labels(proposal),
+            note="Against the same model in BF16. Intervals are over the sequences of one text.",
         )
         section = Section(
             title="Language model",

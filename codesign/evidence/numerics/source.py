@@ -20,6 +20,7 @@ from codesign.figures.evidence import Evidence
 from codesign.figures.figure import Figure
 from codesign.figures.intervals import FEWEST_CLUSTERS, Estimate, figures
 from codesign.figures.metric import metric_named
+from codesign.figures.words import listed
 from codesign.proposal.proposal import Claim, Proposal, Value
 from codesign.proposal.quantisation import largest_safe_element
 from codesign.proposal.variants import LABELS, Compared, variants
@@ -154,7 +155,7 @@ class Numerics(Source):
             return None
         question = replace(self._ask(proposal, claim, gemm, figure.tensors), held=Held())
         search = of_bits if metric_named(claim.metric).of_sums else of_groups
-        return search(proposal, f"{figure.tensors} data, K = {gemm.k}", lambda spec: multiplying(question, spec))
+        return search(proposal, f"{figure.tensors} data at K = {gemm.k}", lambda spec: multiplying(question, spec))
 
     def _ask(self, proposal: Proposal, claim: Claim, gemm: Gemm, tensors: str) -> Multiplied:
         """Return the question for a claim's figure: its variant and the one that it is relative to."""
@@ -252,9 +253,9 @@ def _captures(proposal: Proposal) -> list[str]:
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
     output = "FP32" if proposal.inputs == "fp32" else "BF16 in fprop and dgrad and to FP32 in wgrad"
     seeds = sampling.seeds
-    listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
+    these = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
-        f"Each GEMM is sampled: each of {len(seeds)} seeds ({listed}) draws tensors of the true shape, of which "
+        f"Each GEMM is sampled: each of {len(seeds)} seeds ({these}) draws tensors of the true shape, of which "
         f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K (beyond {LONGEST} "
         f"fewer, at least {FEWEST}, with as many elements). GEMMs whose operands are distributed alike share them. Rare tokens "
         "and channels are oversampled and weighted accordingly. Scales may depend on elements that are not computed "
@@ -322,10 +323,10 @@ def _baselines(proposal: Proposal) -> list[str]:
     """Return sentences on today's software and the other baselines."""
     practice = proposal.practice
     said = [f"Today's software is {practice.title}: {practice.about} ({practice.source})."]
-    if {proposal.software.promote_every, proposal.software.group} != {"baseline"}:
-        promotes = f"promoted every {practice.promote_every} products" if practice.promote_every else "not promoted"
-        scales = f"FP32 scales of groups of {practice.group}" if practice.group else "no scale within K"
-        said[0] = f"Today's software is {practice.title} changed: {promotes}, {scales}."
+    if proposal.practice_changes:
+        said[0] = (
+            f"Today's software is {practice.title} ({practice.source}), changed: {listed(proposal.practice_changes)}."
+        )
     limit = largest_safe_element(proposal.software_instruction, max(g.k for g, _ in proposal.trials))
     if practice.quantisation.headroom and limit:
         said.append(

@@ -91,6 +91,8 @@ def _sections(figures: Sequence[Figure], rates: tuple[Plot, ...], layers: tuple[
         rows=("workload",),
         headings=("Linears of a layer",),
         columns=(interval("speedup over software", "step_speedup"), *ends("step_speedup")),
+        note="Linears with their casts, in all passes or in one. Intervals cover other assumptions, one changed at a time; see "
+        "Method.",
     )
     whole = Table(
         title="A whole layer's step",
@@ -282,7 +284,7 @@ def _sources(parts: Iterable[TimedPart]) -> str:
     if len(said) > 3:
         said = [f"{len(said)} rows of {said[0].split(':')[0]}"]
     said += list(dict.fromkeys(p.on.source for p in others))
-    return "; ".join(said) + (", changed as the model says" if changed else "")
+    return "; ".join(said) + (", times a modelled ratio" if changed else "")
 
 
 def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple[Alternative, ...]:

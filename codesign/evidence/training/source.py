@@ -85,6 +85,7 @@ class TrainingRuns(Source):
                     ),
                     labels=LABELS | variants.labels(proposal),
                     workloads=runs,
+                    note="Against the BF16 run of the same record. Intervals are over seeds, at 95 %.",
                 ),
             ),
             notes=tuple(f"Sensitivity of these gaps: {caveat}." for caveat in caveats),

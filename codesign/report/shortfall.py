@@ -1,0 +1,96 @@
+"""What a refuted claim on area, energy, bytes or time would need, from the figures that it covers and their other cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil, inf
+
+from codesign.figures.metric import metric_named
+from codesign.figures.words import listed
+from codesign.proposal.proposal import Claim
+from codesign.report.tables import number
+from codesign.verdicts.claims import covered_by
+from codesign.verdicts.evaluate import Result
+from codesign.verdicts.readings import Measured, excess, keeps
+from codesign.verdicts.verdict import Verdict
+
+MOST_NAMED = 3
+"""Most GEMMs that are named one by one."""
+
+
+def shortfall(result: Result, verdict: Verdict) -> str:
+    """Return what a refuted claim would need, and where it holds, as the end of a sentence.
+
+    It is empty for sampled figures, whose search for a break-even says more, and where no ratio says it.
+    """
+    claim = verdict.claim
+    metric = metric_named(claim.metric)
+    if verdict.judgement != "refuted" or metric.sampled:
+        return ""
+    covered = covered_by(result.proposal, claim, result.figures)
+    missing = [m for m in covered if not keeps(claim, m.reading)]
+    shares = [_excess_share(claim, m) for m in missing]
+    if not missing or not all(0 < share < 1 for share in shares):
+        return ""
+    share, most = max(zip(shares, missing, strict=True), key=lambda found: found[0])
+    lower, place = f"{ceil(round(100 * share, 6))} %", most.figure.workload
+    what = metric.short.removesuffix(" over today's")
+    if len(covered) == 1:
+        what = what.replace("speedup of", "time of") + (f" on {place}" if place else "")
+        return "; ".join([f"would hold if the {what} were {lower} lower", *_added(result, claim), *_nearest(verdict)])
+    what = "time" if metric.better == "higher" else what
+    many = "layers" if metric.of_layer else "GEMMs"
+    those = f"all {len(covered)} {many}" if len(missing) == len(covered) else f"{len(missing)} of {len(covered)} {many}"
+    needed = f"would hold if the {what} were lower on {those}, by up to {lower} (on {place})"
+    return "; ".join([needed, *_holds_on(covered, missing)])
+
+
+def _excess_share(claim: Claim, measured: Measured) -> float:
+    """Return the part that a cost has to lose so that its whole interval keeps the bound; infinite where no ratio says it."""
+    low, high = measured.reading.ends or (inf, inf)
+    higher = metric_named(claim.metric).better == "higher"
+    least, most = (low, claim.at_least) if higher else (claim.at_most, high)
+    if least is None or most is None or not 0 < least < most < inf:
+        return inf
+    return 1 - least / most
+
+
+def _added(result: Result, claim: Claim) -> Iterator[str]:
+    """Yield the parts of the area that the proposal adds, the largest first."""
+    prefix = "cost.area_of_"
+    if claim.metric != "cost.area_ratio":
+        return
+    parts = sorted(
+        (-f.value, metric_named(f.metric).short.removeprefix("area of "))
+        for f in result.figures
+        if f.metric.startswith(prefix) and f.at == claim.at and f.value and f.value >= 0.005
+    )
+    if parts:
+        yield f"the proposal adds {listed([f'{-part:.2f} for {name}' for part, name in parts])} to today's area of 1"
+
+
+def _nearest(verdict: Verdict) -> Iterator[str]:
+    """Yield the case that comes nearest to the bound, unless some case reaches it or none comes nearer than the figure."""
+    figure, claim = verdict.deciding, verdict.claim
+    if figure is None or figure.value is None or any(bar.reversed_by for bar in verdict.bars):
+        return
+    cases = [
+        (excess(claim, value), f"{bar.assumption}: {case}", value)
+        for bar in verdict.bars
+        for value, case in ((bar.low, bar.low_case), (bar.high, bar.high_case))
+        if value is not None
+    ]
+    over, case, value = min(cases, default=(inf, "", 0.0))
+    if 0 < over < excess(claim, figure.value):
+        unit = "1" if claim.relative_to else metric_named(claim.metric).unit
+        yield f"no other assumption reaches the bound; the nearest, {case}, gives {number(value, unit)}"
+
+
+def _holds_on(covered: Sequence[Measured], missing: Sequence[Measured]) -> Iterator[str]:
+    """Yield the passes of a model whose GEMMs all meet the bound, or, if there are none, a few GEMMs."""
+    bad = {m.figure.workload for m in missing}
+    good = list(dict.fromkeys(m.figure.workload for m in covered if m.figure.workload not in bad))
+    passes = dict.fromkeys(w.rpartition(".")[0] for w in good)
+    whole = [p for p in passes if not any(w.startswith(f"{p}.") for w in bad)]
+    if named := whole or (good if len(good) <= MOST_NAMED else []):
+        yield f"{listed(named)} {'meets' if len(named) == 1 else 'meet'} the bound"
