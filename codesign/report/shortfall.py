@@ -30,29 +30,41 @@ def shortfall(result: Result, verdict: Verdict) -> str:
     covered = covered_by(result.proposal, claim, result.figures)
     missing = [m for m in covered if not keeps(claim, m.reading)]
     shares = [_excess_share(claim, m) for m in missing]
-    if not missing or not all(0 < share < 1 for share in shares):
+    if not missing or not all(0 < whole < 1 for _, whole in shares):
         return ""
-    share, most = max(zip(shares, missing, strict=True), key=lambda found: found[0])
-    lower, place = f"{ceil(round(100 * share, 6))} %", most.figure.workload
+    (value, whole), most = max(zip(shares, missing, strict=True), key=lambda found: found[0][1])
+    lower, place = _percent(whole), most.figure.workload
+    if value > 0 and _percent(value) != lower:
+        lower = f"{_percent(value)} lower ({lower} for its whole interval)"
+    else:
+        lower = f"{lower} lower"
     what = metric.short.removesuffix(" over today's")
     if len(covered) == 1:
         what = what.replace("speedup of", "time of") + (f" on {place}" if place else "")
-        return "; ".join([f"would hold if the {what} were {lower} lower", *_added(result, claim), *_nearest(verdict)])
+        return "; ".join([f"would hold if the {what} were {lower}", *_added(result, claim), *_nearest(verdict)])
     what = "time" if metric.better == "higher" else what
     many = "layers" if metric.of_layer else "GEMMs"
     those = f"all {len(covered)} {many}" if len(missing) == len(covered) else f"{len(missing)} of {len(covered)} {many}"
-    needed = f"would hold if the {what} were lower on {those}, by up to {lower} (on {place})"
+    needed = f"would hold if the {what} were lower on {those}, most of all on {place}: {lower}"
     return "; ".join([needed, *_holds_on(covered, missing)])
 
 
-def _excess_share(claim: Claim, measured: Measured) -> float:
-    """Return the part that a cost has to lose so that its whole interval keeps the bound; infinite where no ratio says it."""
-    low, high = measured.reading.ends or (inf, inf)
-    higher = metric_named(claim.metric).better == "higher"
-    least, most = (low, claim.at_least) if higher else (claim.at_most, high)
-    if least is None or most is None or not 0 < least < most < inf:
-        return inf
-    return 1 - least / most
+def _excess_share(claim: Claim, measured: Measured) -> tuple[float, float]:
+    """Return the part that a cost has to lose so that its value keeps the bound, and so that its whole interval does.
+
+    It is infinite where no ratio says it, and negative for a value that keeps the bound.
+    """
+    found = measured.reading
+    low, high = found.ends or (inf, inf)
+    if metric_named(claim.metric).better == "higher":
+        value, end = (x / claim.at_least if claim.at_least else 0.0 for x in (found.value, low))
+    else:
+        value, end = (claim.at_most / x if claim.at_most and 0 < x < inf else 0.0 for x in (found.value, high))
+    return (1 - value, 1 - end) if value > 0 and end > 0 else (inf, inf)
+
+
+def _percent(share: float) -> str:
+    return f"{ceil(round(100 * share, 6))} %"
 
 
 def _added(result: Result, claim: Claim) -> Iterator[str]:

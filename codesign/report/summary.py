@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf
 
 from codesign.figures.figure import Figure
-from codesign.figures.metric import Metric, Topic, metric_named, metrics
+from codesign.figures.metric import Metric, Topic, kind_of, metric_named, metrics
 from codesign.figures.words import listed, percent, worst
 from codesign.proposal.proposal import Proposal
 from codesign.report.shortfall import shortfall
@@ -29,6 +29,8 @@ QUESTIONS: dict[Topic, str] = {
     "latency": "Latency",
 }
 """Questions of the first screen, in order."""
+UNCHANGED_UNIT = "the proposal leaves the dot-product unit as it is; other hardware has no cost model"
+"""Reason for having no cost of a proposal that changes the way of operands alone."""
 SAME = 0.005
 """Relative difference below which two figures are said to be the same."""
 
@@ -76,7 +78,7 @@ def lines(result: Result) -> list[Line]:
         own = [c for c in found if c.metric.topic == topic]
         if own:
             said.append(Line(question, tuple(_answers(own)), tuple(dict.fromkeys(c.own.kind for c in own))))
-    if absent := tuple(_absent({c.metric.topic for c in found})):
+    if absent := tuple(_absent(result, {c.metric.topic for c in found})):
         said.append(Line("No figure", absent))
     said.append(Line("How sure", tuple(_certainty(result))))
     if changes := tuple(_would_change(result)):
@@ -84,12 +86,14 @@ def lines(result: Result) -> list[Line]:
     return said
 
 
-def _absent(found: Collection[Topic]) -> Iterator[str]:
+def _absent(result: Result, found: Collection[Topic]) -> Iterator[str]:
     """Yield the questions without an answer, with the reason; those with the same reason come together."""
     reasons: dict[str, list[str]] = {}
     for topic, question in QUESTIONS.items():
         if topic not in found:
-            reason = next(m.absent for m in metrics().values() if m.topic == topic)
+            metric = next(m for m in metrics().values() if m.topic == topic)
+            unit = result.proposal.multiplies_as_today and kind_of(metric.name) == "cost"
+            reason = UNCHANGED_UNIT if unit else metric.absent
             reasons.setdefault(reason, []).append(question.lower())
     yield from (f"{listed(questions)}: {reason}" for reason, questions in reasons.items())
 

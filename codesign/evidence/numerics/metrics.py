@@ -25,7 +25,7 @@ METRICS = (
     ),
     _metric(
         "numerics.changed_share",
-        "BF16 outputs changed",
+        "inexact BF16 outputs",
         "share of outputs that differ, as they leave the GEMM, from the exact product of the quantised operands "
         "rounded to that format",
         of_sums=True,
