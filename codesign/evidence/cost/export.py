@@ -72,8 +72,8 @@ def export(
     figures = {
         "area": f"{area:.0f} NAND2{over_area} ({library.name} library, unsized)",
         "longest path": f"{delay:.0f} FO4{over_delay}, {max(mapped.netlist.levels)} gates",
-        f"with registers every {DEPTH} gates": f"{staged.latency} cycle{'s' * (staged.latency != 1)} of {staged.period / fo4:.0f} FO4, "
-        f"{staged.register_bits} register bits, {staged.area / nand2:.0f} NAND2",
+        f"with registers every {DEPTH} gates": f"{staged.latency} cycle{'s' * (staged.latency != 1)} of "
+        f"{staged.period / fo4:.0f} FO4, {staged.register_bits} register bits, {staged.area / nand2:.0f} NAND2",
         **_sharing(spec),
         "equivalence": f"{compared.vectors} vectors, {compared.mismatches} mismatches of the mapped netlist with the model",
         "planted faults": f"{shown} of {faults} nets held at 0 or 1 are noticed by the {sum(map(len, vectors))} vectors here; "
