@@ -284,7 +284,7 @@ def _sources(parts: Iterable[TimedPart]) -> str:
     if len(said) > 3:
         said = [f"{len(said)} rows of {said[0].split(':')[0]}"]
     said += list(dict.fromkeys(p.on.source for p in others))
-    return "; ".join(said) + (", times a modelled ratio" if changed else "")
+    return "; ".join(said) + (", scaled by a modelled ratio" if changed else "")
 
 
 def _alternatives(about: Timed, compared: TimeComparison, value: float) -> tuple[Alternative, ...]:
