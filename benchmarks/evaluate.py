@@ -2,9 +2,9 @@
 
     python benchmarks/evaluate.py --before ad3ee9d --out benchmarks/records/evaluate.json --write docs/engines.md
 
-Each evaluation is a process of its own, from a tree of the given commit or from this one; the two take turns. Compiled code
-is cached by a first run that does not count, unless `--cold` empties the cache before every run. Wall seconds need an idle
-machine; seconds of CPU, of the process and its children, need it less.
+Each evaluation is a process of its own, from a tree of the given commit or from this one; the two take turns. Compiled code,
+Python's too, is cached by a first run that does not count, unless `--cold` empties the cache before every run. Wall seconds
+need an idle machine; seconds of CPU, of the process and its children, need it less.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def measured(tree: Path, name: str, cache: Path) -> dict[str, list[float]]:
         script = Path(folder) / "driver.py"
         script.write_text(DRIVER)
         environment = {**os.environ, "PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(cache)}
+        environment |= {"PYTHONPYCACHEPREFIX": str(cache / "python"), "PYTHONDONTWRITEBYTECODE": ""}
         command = [sys.executable, str(script), str(tree / "proposals" / f"{name}.yaml"), str(Path(folder) / "report")]
         done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])

@@ -63,7 +63,7 @@ def elements_of(
         ctypes.c_void_p(divisors.ctypes.data),
         (ctypes.c_long * 2)(*extent(group, x.shape)),
         ctypes.c_long(divisors.shape[1]),
-        ctypes.byref(_format(to)),
+        ctypes.byref(_format(to, rounding)),
         *(ctypes.c_void_p(array.ctypes.data) for array in (codes, numbers, counts)),
     )
     return Elements(codes, numbers, *counts.T)
@@ -112,21 +112,25 @@ class _Format(ctypes.Structure):
                 "low_padding",
             )
         ),
-        *((name, ctypes.c_long) for name in ("mask", "zero_has_sign", "nan_code")),
+        *((name, ctypes.c_long) for name in ("mask", "zero_has_sign", "rounding", "nan_code")),
         *((name, ctypes.c_double) for name in ("top", "per_step", "nan")),
     )
 
 
+_ROUNDINGS = Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.TOWARD_ZERO
+"""Rounding modes in the order of cast.c."""
+
+
 def _compiles(to: Format, rounding: Rounding) -> bool:
-    """Return whether cast.c rounds to a format: ties to even, with all numbers among those of FP32."""
+    """Return whether cast.c rounds to a format, all numbers of which must be among those of FP32."""
     if to.kind == "table":
         return False
     numbers = to.mantissa_bits <= 24 if to.kind == "integer" else FP32.holds(to) and to.zero and to.mantissa_bits > 0
-    return rounding is Rounding.NEAREST_EVEN and numbers and to.storage_bits <= 32
+    return rounding in _ROUNDINGS and numbers and to.storage_bits <= 32
 
 
 @cache
-def _format(to: Format) -> _Format:
+def _format(to: Format, rounding: Rounding) -> _Format:
     top = largest_finite(to)
     return _Format(
         to.storage_bits // 8,
@@ -138,6 +142,7 @@ def _format(to: Format) -> _Format:
         to.low_padding,
         (1 << to.mantissa_bits) - 1,
         to.signed and to.nan != "negative-zero",
+        _ROUNDINGS.index(rounding),
         to.nan_code if to.nan_code is not None else to.max_finite_magnitude << to.low_padding,
         top,
         1.0 if to.kind == "integer" else 2.0 ** (to.mantissa_bits - to.max_exponent),

@@ -78,11 +78,20 @@ def _booleans(value: Any, *path: str | int) -> Iterator[tuple[bool, tuple[str | 
             yield from _booleans(one, *path, key)
 
 
+def _holds_booleans(value: Any) -> bool:
+    """Return whether `_booleans` finds any; this takes a fraction of the time."""
+    if type(value) in _SCALARS:
+        return False
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, bool) or (not _SCALARS.issuperset(map(type, inside)) and any(map(_holds_booleans, inside)))
+
+
 def _without_booleans(value: Any) -> Any:
     """Refuse booleans, which Python counts as integers, where numbers are wanted."""
-    if type(value) not in _SCALARS and (found := list(_booleans(value))):
+    if _holds_booleans(value):
         raise together(
-            at(*path, message=f"`{str(each).lower()}` is not a number", hint="a number") for each, path in found
+            at(*path, message=f"`{str(each).lower()}` is not a number", hint="a number")
+            for each, path in _booleans(value)
         )
     return value
 

@@ -7,13 +7,15 @@ has no value.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model.engines.c_library import shipped
 from isa_model.ieee import in_ieee_mode
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 LARGEST_RANGE = 32 * np.log(2.0)
 """Largest range of the logarithms of a tile: that of a format with 5 exponent bits."""
 
-BLOCK = 1 << 13
+BLOCK = 1 << 14
 """Numbers that are rounded together, few enough for a cache."""
 
 
@@ -60,11 +62,36 @@ def round_log(bits: int, tiles: Float64, ends: Sequence[Float64] | None = None) 
     Raises ValueError as `encode_log`.
     """
     rounded, some = np.empty(tiles.shape), max(BLOCK // max(tiles.shape[1], 1), 1)
+    function = shipped("logfmt.c")
     for first in range(0, len(tiles), some):
         part = slice(first, first + some)
         of_part = None if ends is None else [end[part] for end in ends]
-        np.copysign(_nearest(bits, tiles[part], of_part).magnitude, tiles[part], out=rounded[part])
+        if function is None:
+            np.copysign(_nearest(bits, tiles[part], of_part).magnitude, tiles[part], out=rounded[part])
+        else:
+            _round(function, bits, np.ascontiguousarray(tiles[part]), of_part, rounded[part])
     return rounded
+
+
+def _round(function: Any, bits: int, tiles: Float64, ends: Sequence[Float64] | None, rounded: Float64) -> None:
+    """Write numbers of tiles rounded as `_nearest` does, by logfmt.c."""
+    magnitude = np.abs(tiles)
+    minimum, step = _logarithms(bits, magnitude, ends)
+    least, around = np.exp(minimum) / 2, np.empty((2, *tiles.shape))
+    with np.errstate(divide="ignore"):
+        np.log(magnitude, out=around[0])  # of zero, -inf
+
+    def call(of_tiles: Float64, *pointers: int | None) -> None:
+        function(
+            *map(ctypes.c_long, tiles.shape),
+            *(ctypes.c_void_p(x.ctypes.data) for x in (of_tiles, step)),
+            ctypes.c_double((1 << (bits - 1)) - 2),
+            *(ctypes.c_void_p(x) for x in (*(x.ctypes.data for x in around), *pointers)),
+        )
+
+    call(minimum, None, None)
+    np.exp(around, out=around)
+    call(least, tiles.ctypes.data, rounded.ctypes.data)
 
 
 class _Nearest(NamedTuple):
@@ -86,18 +113,9 @@ class _Nearest(NamedTuple):
 
 def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> _Nearest:
     """Return the nearest numbers of tiles; `ends` as in `round_log`. Arrays are reused, since memory takes the most time."""
-    if not 3 <= bits <= 16:
-        raise ValueError(f"LogFMT has 3 to 16 bits; got {bits}")
-    if not np.isfinite(tiles).all():
-        raise ValueError("LogFMT has finite numbers only")
     magnitude = np.abs(tiles)
-    if ends is None:
-        ends = magnitude.max(axis=1), np.where(magnitude > 0, magnitude, np.inf).min(axis=1)
-    empty = ends[0] == 0
-    maximum, smallest = (np.log(np.where(empty, 1.0, end)) for end in ends)
-    minimum = np.maximum(smallest, maximum - LARGEST_RANGE)
+    minimum, step = _logarithms(bits, magnitude, ends)
     top = (1 << (bits - 1)) - 1
-    step = (maximum - minimum) / (top - 1)
     with np.errstate(divide="ignore"):
         lower = np.log(magnitude)  # of zero, -inf
     lower -= minimum[:, None]
@@ -114,6 +132,21 @@ def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> _Near
     # A number below half of the smallest magnitude is nearer to zero.
     zero = magnitude < np.exp(minimum)[:, None] / 2
     return _Nearest(lower, up, zero, np.where(up, above, below) * ~zero, minimum, step)
+
+
+def _logarithms(bits: int, magnitude: Float64, ends: Sequence[Float64] | None) -> tuple[Float64, Float64]:
+    """Return the smallest logarithm of each tile and the distance of neighbouring ones; `ends` as in `round_log`."""
+    if not 3 <= bits <= 16:
+        raise ValueError(f"LogFMT has 3 to 16 bits; got {bits}")
+    if ends is None:
+        ends = magnitude.max(axis=1), np.where(magnitude > 0, magnitude, np.inf).min(axis=1)
+    if not np.isfinite(ends[0]).all():
+        raise ValueError("LogFMT has finite numbers only")
+    if not ends[0].all():  # empty tiles
+        ends = [np.where(ends[0] == 0, 1.0, end) for end in ends]
+    maximum, smallest = map(np.log, ends)
+    minimum = np.maximum(smallest, maximum - LARGEST_RANGE)
+    return minimum, (maximum - minimum) / ((1 << (bits - 1)) - 2)
 
 
 @in_ieee_mode

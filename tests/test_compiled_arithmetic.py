@@ -122,15 +122,16 @@ def test_sums_without_a_compiler_are_the_same(monkeypatch):
 
 @given(
     st.sampled_from(TARGETS),
+    st.sampled_from(elements._ROUNDINGS),
     st.lists(BITS, min_size=1, max_size=40),
     BITS,
     st.sampled_from([None, (1, 7), (1, 16), (2, 3)]),
 )
-def test_compiled_casts_are_those_of_numpy(to, codes, scale, group):
+def test_compiled_casts_are_those_of_numpy(to, rounding, codes, scale, group):
     """Every bit pattern, over any scale, gets the code, number and counts that numpy gives it."""
     x = np.array([codes, codes[::-1]], np.uint32).view("f4")
     scales = np.full((1, 1) if group is None else (-(-2 // group[0]), -(-len(codes) // group[1])), scale, np.uint32)
-    arguments = (to, Rounding.NEAREST_EVEN, group, x, scales.view("f4").astype("f8"), FP32)
+    arguments = (to, rounding, group, x, scales.view("f4").astype("f8"), FP32)
     with np.errstate(all="ignore"):
         expected, got = elements._by_numpy(*arguments), elements_of(*arguments)
     assert np.array_equal(got.codes, expected.codes)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isa_model import exact
+from isa_model import exact, logfmt
 from isa_model.array_codec import decode_array
 from isa_model.cast import Cast, quantise
 from isa_model.float64 import to_odd, two_product, two_sum
 from isa_model.formats import named
-from isa_model.logfmt import decode_log, encode_log
+from isa_model.logfmt import decode_log, encode_log, round_log
 from isa_model.rounding import Rounding
 
 FLOATS = st.floats(min_value=-1e30, max_value=1e30, allow_subnormal=False).map(lambda x: 0.0 if abs(x) < 1e-30 else x)
@@ -157,3 +157,19 @@ def test_logfmt_extremes():
     for bad in (2, 17):
         with pytest.raises(ValueError, match="3 to 16 bits"):
             encode_log(bad, tiles)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("bits", "length"), [(3, 128), (8, 128), (8, 1), (16, 16)])
+def test_rounding_to_logarithms_gives_the_numbers_that_codes_mean(bits, length, compiled, monkeypatch):
+    """round_log returns what decode_log makes of the codes, zeros and the range of a tile included, compiled or not."""
+    if not compiled:
+        monkeypatch.setattr(logfmt, "shipped", lambda name: None)
+    rng = np.random.default_rng(6)
+    tiles = rng.standard_normal((512, length)) * 2.0 ** rng.integers(-40, 2, (512, length))
+    tiles[rng.random(tiles.shape) < 0.1], tiles[3] = 0.0, -0.0
+    assert np.array_equal(round_log(bits, tiles), decode_log(encode_log(bits, tiles)))
+    magnitudes = np.abs(np.concatenate([tiles, rng.standard_normal((512, 2))], axis=1))
+    ends = magnitudes.max(axis=1), np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
+    alone = round_log(bits, magnitudes)[:, :-2]
+    assert np.array_equal(np.abs(round_log(bits, tiles, ends)), alone)

@@ -81,8 +81,9 @@ class DrawnTable:
 def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
     """Return a table drawn from these figures; rows with the same first name come together."""
     groups: dict[Names, list[Figure]] = {}
+    metrics = {column.metric for column in table.columns}
     for figure in figures:
-        if _shown(table, figure):
+        if (None in metrics or figure.metric in metrics) and _shown(table, figure):
             groups.setdefault(tuple(_name(table, field, figure) for field in table.rows), []).append(figure)
     by_place = {(f.metric, f.workload, f.tensors): f for f in figures if f.variant == "software" and f.at is None}
     firsts = {first: i for i, first in enumerate(dict.fromkeys(names[0] for names in groups))}

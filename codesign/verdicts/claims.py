@@ -77,12 +77,13 @@ def statement(claim: Claim) -> str:
 
 def covered_by(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> list[Measured]:
     """Return the figures that a claim covers; for a relative claim, compared with those of the other variant."""
-    found = (_measured(claim, f, figures) for f in _covered(proposal, claim, figures))
+    bases = [f for f in figures if (f.metric, f.variant) == (claim.metric, claim.relative_to)]
+    found = (_measured(claim, f, bases) for f in _covered(proposal, claim, figures))
     return [m for m in found if m]
 
 
-def _measured(claim: Claim, figure: Figure, figures: Sequence[Figure]) -> Measured | None:
-    found = relative(claim.relative_to, figure, figures) if claim.relative_to else (figure, read(figure))
+def _measured(claim: Claim, figure: Figure, bases: Sequence[Figure]) -> Measured | None:
+    found = relative(claim.relative_to, figure, bases) if claim.relative_to else (figure, read(figure))
     return Measured(*found, certain=figure.value is None) if found else None
 
 

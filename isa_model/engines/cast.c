@@ -1,5 +1,5 @@
-/* Elements of a matrix divided by the scales of their groups and rounded to a format, ties to even, saturating: the codes and
- * numbers that `encode_array` and `decode_array` give for FP32 quotients, in one pass.
+/* Elements of a matrix divided by the scales of their groups and rounded to a format, to nearest or toward zero, saturating:
+ * the codes and numbers that `encode_array` and `decode_array` give for FP32 quotients, in one pass.
  */
 
 #include <math.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { CHUNK = 512 };
+enum { NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO };
 
 typedef struct {
   long storage;                /* bytes of a code */
@@ -14,6 +15,7 @@ typedef struct {
   long mantissa_bits, min_exponent, sign_place, low_padding;
   long mask;                   /* of the bits of an integer's code */
   long zero_has_sign;
+  long rounding;               /* one of those below */
   long nan_code;
   double top;                  /* largest number */
   double per_step;             /* one over the distance of the largest numbers */
@@ -32,14 +34,18 @@ static long round_floats(const Format *to, const float *restrict x, long count, 
   const double top = to->top, per_step = to->per_step, top_step = top * per_step, nan = to->nan;
   const int mantissa_bits = to->mantissa_bits, sign_place = to->sign_place, nan_code = to->nan_code, padding = to->low_padding;
   const int64_t min_exponent = to->min_exponent, zero_has_sign = to->zero_has_sign;
+  const int even = to->rounding == NEAREST_EVEN, away = to->rounding == NEAREST_AWAY, cut = to->rounding == TOWARD_ZERO;
   long beyond = 0;
   for (long i = 0; i < count; ++i) {
     const double wide = x[i], size = fabs(wide), kept = size < top ? size : top;
-    beyond += rint(size * per_step) > top_step;
+    beyond += (even ? rint(size * per_step) : floor(size * per_step + (away ? 0.5 : 0.0))) > top_step;
     const int64_t field = (int64_t)(to_bits(kept) >> 52) - 1023, exponent = field > min_exponent ? field : min_exponent;
     /* Adding 1.5 * 2**52 units rounds to whole units, which then are the lowest bits. */
     const uint64_t magic = ((uint64_t)(exponent + (1023 + 52) - mantissa_bits) << 52) | 1ull << 51;
-    const double shifted = kept + from_bits(magic), rounded = shifted - from_bits(magic);
+    const double half = from_bits((uint64_t)(exponent + 1022 - mantissa_bits) << 52);
+    const double nearest = kept + from_bits(magic), off = kept - (nearest - from_bits(magic));
+    const double shifted = from_bits(to_bits(nearest) + (away & (off == half)) - (cut & (off < 0)));
+    const double rounded = shifted - from_bits(magic);
     const int64_t magnitude = (int64_t)(to_bits(shifted) - magic) + ((exponent - min_exponent) << mantissa_bits);
     const int64_t sign = (int64_t)(to_bits(wide) >> 63) & (zero_has_sign | (magnitude != 0));
     const int code = (int)((magnitude | sign << sign_place) << padding);
@@ -72,10 +78,12 @@ static long round_few_bits(const Format *to, const float *restrict x, long count
 
 static long round_integers(const Format *to, const float *restrict x, long count, float *restrict numbers, int32_t *restrict codes) {
   const double top = to->top, low = to->is_signed ? -to->top - 1 : 0.0;
-  const int mask = to->mask, padding = to->low_padding;
+  const int mask = to->mask, padding = to->low_padding, even = to->rounding == NEAREST_EVEN;
+  const double half = to->rounding == NEAREST_AWAY ? 0.5 : 0.0;
   long beyond = 0;
   for (long i = 0; i < count; ++i) {
-    const double whole = x[i] == x[i] ? rint((double)x[i]) : 0.0, kept = whole > top ? top : whole < low ? low : whole;
+    const double wide = x[i] == x[i] ? x[i] : 0.0, whole = even ? rint(wide) : trunc(wide + copysign(half, wide));
+    const double kept = whole > top ? top : whole < low ? low : whole;
     beyond += kept != whole;
     codes[i] = ((int)kept & mask) << padding;
     numbers[i] = (float)kept;
@@ -89,7 +97,7 @@ int run(const float *x, long rows, long columns, const float *divisors, const lo
         char *codes, float *numbers, Counts *counts) {
   float divisor[CHUNK], quotient[CHUNK], number[CHUNK];
   int32_t code[CHUNK];
-  const int few_bits = to->mantissa_bits <= 10 && to->min_exponent > -100 && to->top < 0x1p100;
+  const int few_bits = to->rounding == NEAREST_EVEN && to->mantissa_bits <= 10 && to->min_exponent > -100 && to->top < 0x1p100;
   long (*round)(const Format *, const float *, long, float *, int32_t *) =
       to->is_integer ? round_integers : few_bits ? round_few_bits : round_floats;
   for (long i = 0; i < rows; ++i) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,9 @@ def sums_of_paths(
         x = _tensor(gemm, tensors, seed, block)
         wanted = dict.fromkeys(s for steps in parts for s in (steps, casts_of(exactly_once(steps))))
         arrived = {steps: walk(steps, x).values for steps in wanted}
+        sums_of = _summing(x, RUN if captured else len(x))
         for steps, made in parts.items():
-            made.append(_sums(x, arrived[steps], arrived[casts_of(exactly_once(steps))], RUN if captured else len(x)))
+            made.append(sums_of(arrived[steps], arrived[casts_of(exactly_once(steps))]))
     sums = {steps: joined(made) for steps, made in parts.items()}
     return [{variant: sums[steps] for variant, steps in paths.items()} for paths in several]
 
@@ -122,27 +123,38 @@ def _block(gemm: Gemm) -> tuple[int, int]:
     return min(TOKENS, gemm.m), min(FEATURES, gemm.k)
 
 
-def _sums(x: Any, arrived: Array, once: Array, run: int) -> Sums:
-    """Return sums over each `run` of tokens; those of a block are in units of its own norm, so that tensors count alike."""
+def _summing(x: Any, run: int) -> Callable[[Array, Array], Sums]:
+    """Return a function from what arrives along a path, and after one cast, to sums over each `run` of tokens of `x`.
+
+    Sums of a block are in units of its own norm, so that tensors count alike.
+    """
     import numpy as np
 
     original = x.astype(np.float64)
     alone = run == len(x)
     unit = (float((original**2).mean()) or 1.0) if alone else 1.0
+    there = original != 0
 
     def summed(values: Any) -> Array:
         rows = values.sum(axis=1, dtype=np.float64)
         return np.asarray(np.add.reduceat(rows, np.arange(0, len(rows), run)))
 
-    return Sums(
-        error2=summed((arrived - original) ** 2) / unit,
-        original2=summed(original**2) / unit,
-        lost=summed((arrived == 0) & (original != 0)),
-        nonzero=summed(original != 0),
-        changed=summed(arrived != once),
-        count=summed(np.ones_like(original)),
-        excess=summed(np.full(original.shape, 0.0 if alone else np.nan)),
-    )
+    of_tensor = {
+        "original2": summed(original**2) / unit,
+        "nonzero": summed(there),
+        "count": summed(np.ones_like(original)),
+        "excess": summed(np.full(original.shape, 0.0 if alone else np.nan)),
+    }
+
+    def sums(arrived: Array, once: Array) -> Sums:
+        return Sums(
+            error2=summed((arrived - original) ** 2) / unit,
+            lost=summed((arrived == 0) & there),
+            changed=summed(arrived != once),
+            **of_tensor,
+        )
+
+    return sums
 
 
 def joined(parts: Sequence[Sums]) -> Sums:

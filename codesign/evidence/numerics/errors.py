@@ -121,11 +121,12 @@ def errors_of(outcome: Outcome) -> Errors:
     # Tensors count alike, whatever their size.
     unit = np.sqrt(np.where(power > 0, power, 1.0))[:, None, None]
     d, out, exact, original = d / unit, out / unit, exact / unit, original / unit
-    error, total = d - exact, out - original
+    error, total, counted = d - exact, out - original, weights > 0
+    every = counted.all()
 
     def summed(x: Any, of: Callable[..., Any] = np.sum) -> Array:
         with np.errstate(invalid="ignore"):  # infinite errors of both signs
-            return np.asarray(of(np.where(weights > 0, weights * x, 0.0), axis=(1, 2)))
+            return np.asarray(of(weights * x if every else np.where(counted, weights * x, 0.0), axis=(1, 2)))
 
     error2, output2, quantisation2, total2 = (x**2 for x in (error, out - exact, exact - original, total))
     row_total2, row_original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))

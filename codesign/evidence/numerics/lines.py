@@ -76,6 +76,7 @@ class DrawnLines(Lines):
     cast: Cast | None = None
     """Cast that all lines of the tensor have gone through."""
     _hidden: dict[Any, Any] = field(default_factory=dict)
+    """Magnitudes drawn for lines that are not computed."""
 
     @property
     def whole(self) -> bool:
@@ -142,6 +143,13 @@ class DrawnLines(Lines):
 
         The result is (seeds, lines, 2 or 1, K); the largest one does not depend on `smallest`.
         """
+        found = self._hidden.get(("ends", count))
+        if found is None or (smallest and found.shape[2] == 1):
+            found = self._hidden["ends", count] = self._drawn_ends(count, smallest)
+        ends: Float32 = found if smallest else found[:, :, :1]
+        return ends
+
+    def _drawn_ends(self, count: int, smallest: bool) -> Float32:
         import numpy as np
 
         parts = []
