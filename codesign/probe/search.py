@@ -286,8 +286,8 @@ class SpecSearch(Scoring):
                 )
             if width == 1:
                 stuck[current.wrong.tobytes()] += 1
-            if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
-                continue
+                if stuck[current.wrong.tobytes()] > 3:  # others that explain the same are changed already
+                    continue
             better = steps[width](current)
             if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]

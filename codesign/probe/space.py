@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
-from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
+from codesign.probe.hypotheses import Data, Path, changed, format_of, mantissa_bits, meaning, named_or_fields, range_of, stage_names
 from codesign.probe.stand_ins import WIDE, absorbed, dealt, split, stand_ins
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
@@ -152,6 +152,12 @@ class Space:
                 yield self._set(hypothesis, ("stages", i, "result"), registers[:j] + registers[j + 1 :])
                 doubled = [*registers[:j], register, *registers[j:]]
                 yield self._set(hypothesis, ("stages", i, "result"), doubled)
+                if format_of(register["format"]).kind == "float":  # rounded, then flushed
+                    wide = {**WIDE, "exponent_bits": 9, "bias": 255, "mantissa_bits": mantissa_bits(register["format"])}
+                    first = {"format": named_or_fields(wide), "rounding": register["rounding"]}
+                    flushed = {"overflow": "infinity", **register, "rounding": "toward-zero", "subnormals": "flush"}
+                    both = [*registers[:j], first, flushed, *registers[j + 1 :]]
+                    yield self._set(hypothesis, ("stages", i, "result"), both)
                 if j:  # one register with the bits of the first and the range of the second
                     first, fmt = registers[j - 1], format_of(register["format"])
                     ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
@@ -212,7 +218,7 @@ class Space:
 
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
-        fraction bits and rounding of one stage; the path is that of the stage."""
+        fraction bits and rounding of one stage, or its terms inverted where they are cut; the path is that of the stage."""
         for i, stage in enumerate(hypothesis["stages"]):
             path: Path = ("stages", i)
             registers = stage.get("result", [])
@@ -230,6 +236,10 @@ class Space:
                     one = changed(hypothesis, (*path, "fraction_bits"), bits)
                     one["stages"][i]["rounding"] = mode
                     yield path, one
+                for offset in range(-2, 3) if stage.get("accumulator") else ():
+                    cut = {"fraction_bits": bits, "rounding": "toward-zero", "opposing": "complement"}
+                    inverted = {**stage, **cut, "accumulator": {"offset": offset} if offset else True}
+                    yield self._set(hypothesis, path, inverted)
 
     def _of(self, hypothesis: Data, path: Path, kind: type[BaseModel], value: Data, near: bool) -> Iterator[Any]:
         """Yield a hypothesis for each other value of each field of one part of it."""
@@ -247,8 +257,6 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
-                        if now is None and value.get("accumulator"):  # terms are inverted at the place of the cut
-                            yield self._set(one[1], (*path, "opposing"), "complement")
                         if now is None and other == WINDOW:  # fields that do nothing without a cut
                             low, high = self.exponents()
                             yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))

@@ -72,6 +72,7 @@ def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
             yield {}, {**cut, **last}
             yield cut, {"fraction_bits": 30, "rounding": "down", **last}
         yield {**cut, **same}, last
+    yield {}, {"accumulator": {"offset": -2}, "fraction_bits": 24, "rounding": "toward-zero", "opposing": "complement"} | last
     yield same, last
     yield nearest, last
     if space.scale:
