@@ -176,8 +176,10 @@ class Session:
     """A box with all that was asked of it: the questions, the answers, and the experiment that each belongs to."""
 
     box: Box
-    pool: Lines | None = None
-    d: Codes | None = None
+    pool: Lines = field(init=False)
+    """Every question that was kept."""
+    d: Codes = field(init=False)
+    """The box's answers to them."""
     experiments: list[str] = field(default_factory=list)
     """Experiment of each question of the pool."""
     asked: int = 0
@@ -186,6 +188,10 @@ class Session:
     """Number of times that the box was called."""
     conflict: tuple[Lines, Lines, list[int]] | None = None
     """Two questions that every spec answers alike, mostly one asked twice, and the box's two answers."""
+
+    def __post_init__(self) -> None:
+        signature = self.box.signature
+        self.pool, self.d = signature.empty(0), np.empty(0, code_dtype(signature.spec.accumulator))
 
     def ask(self, lines: Lines) -> Codes:
         """Return the box's answers, without keeping them."""
@@ -214,5 +220,4 @@ class Session:
     def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
         """Keep questions with their answers."""
         self.experiments += experiments
-        self.pool = lines if self.pool is None else Lines.join([self.pool, lines])
-        self.d = d if self.d is None else np.concatenate([self.d, d])
+        self.pool, self.d = Lines.join([self.pool, lines]), np.concatenate([self.d, d])

@@ -188,8 +188,6 @@ def _sparse(box: Box, spec: Instruction | None) -> Data:
 def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
     """Return every field of a spec with the values that answers exclude, and those that they do not."""
     pool, d = fit.session.pool, fit.session.d
-    assert pool is not None
-    assert d is not None
     order = np.argsort(weight(fit, pool), kind="stable")
     rows: dict[str, tuple[Any, list[Any], list[Any]]] = {}
     others = {json.dumps(h, sort_keys=True): ((p,), h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
@@ -318,7 +316,7 @@ def _terms(line: Lines) -> dict[int, str]:
 def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     """Return the smallest question that the nearest spec does not explain: terms are taken away while it stays so."""
     pool, d = fit.session.pool, fit.session.d
-    if nearest is None or pool is None or d is None:
+    if nearest is None:
         return None
     wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)
     if not wrong.size:
@@ -338,8 +336,6 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
 
 
 def _log(session: Session) -> dict[str, Any]:
-    if session.pool is None or session.d is None:
-        return {}
     return {
         "signature": session.box.signature.fields,
         "experiments": session.experiments,

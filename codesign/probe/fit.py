@@ -142,7 +142,6 @@ class Fit(SpecSearch):
     def fresh(self, count: int) -> Lines:
         """Return about `count` questions that were not asked: of every experiment, sums of a few terms, and variations of these
         and of those asked."""
-        assert self.session.pool is not None
         parts = [adversarial(self.signature, self.rng, min(count // 3, 4000)), self.orders.few(count // 6)]
         either = Lines.join([self.session.pool, *parts])
         parts.append(mutated(self.signature, self.rng, either, max(count - sum(len(x.c) for x in parts), count // 3)))
@@ -208,7 +207,6 @@ class Fit(SpecSearch):
         few: list[tuple[Path, Data, frozenset[int]]] = []
         every = self.batch(slice(None), weighed=False)
         d = self.session.d
-        assert d is not None
         near = {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.neighbours(current.hypothesis, 0)}
         near |= {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.inserted(current.hypothesis)}
         for path, hypothesis in near.values():

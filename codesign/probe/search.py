@@ -59,7 +59,6 @@ class SpecSearch(Scoring):
         asked = Lines.join([lines for _, lines in named])
         self.session.keep(names, asked, self.session.ask(asked))
         self.verify(self.rng.permutation(len(asked.c))[:VERIFIED])
-        assert self.session.d is not None
         if ordered(self.signature.spec.accumulator, self.session.d[:1])[0]:
             told = f"{int(self.session.d[0]):#x} for zeros alone, of which every spec of the language makes a zero"
             raise Refusal(f"the box returned {told}")
@@ -71,10 +70,8 @@ class SpecSearch(Scoring):
 
     def verify(self, which: NDArray[np.int64]) -> None:
         """Ask some questions again, and others of the same products. Raises Refusal if an answer is another one."""
-        pool, d = self.session.pool, self.session.d
-        if pool is None or d is None or isinstance(self.session.box, Recorded):
-            return
-        self.session.compare(pool.pick(which), d[which], self.rng)
+        if not isinstance(self.session.box, Recorded):
+            self.session.compare(self.session.pool.pick(which), self.session.d[which], self.rng)
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -106,7 +103,7 @@ class SpecSearch(Scoring):
         """Return the most bits of D's mantissa that pairs of products at each distance led to, where fewer than it has."""
         pool, d, fmt = self.session.pool, self.session.d, self.signature.spec.accumulator
         which = np.flatnonzero(np.array(self.session.experiments) == "pairs")
-        if not which.size or pool is None or d is None:
+        if not which.size:
             return []
         spec, bits = self.signature.spec, fmt.mantissa_bits
         terms = (pool.a[which] != spec.a.zero_code) & (pool.b[which] != spec.b.zero_code)
@@ -309,7 +306,6 @@ class SpecSearch(Scoring):
         wrong = np.flatnonzero(current.wrong)
         if isinstance(self.session.box, Recorded) or wrong.size > 40 or self.amplified > 5:
             return False
-        assert self.session.pool is not None
         self.verify(wrong)
         self.amplified += 1
         lines = self.asked(mutated(self.signature, self.rng, self.session.pool.pick(wrong), 300))
