@@ -22,7 +22,7 @@ from codesign.probe.hypotheses import Data, Path, moved, size
 from codesign.probe.questions import adversarial, mutated
 from codesign.probe.scoring import Scored
 from codesign.probe.search import SpecSearch
-from codesign.probe.structures import interleaved, structures
+from codesign.probe.structures import arranged, interleaved, rules_of, structures
 from isa_model.engines.lines import Batch
 from isa_model.float64 import Codes
 
@@ -246,15 +246,8 @@ class Fit(SpecSearch):
     def _restructured(self, hypothesis: Data, k: int) -> list[Data]:
         """Return other structures of as many stages, with the rules of this one."""
         stages = hypothesis["stages"]
-        others = []
-        for structure in structures(k):
-            if len(structure) == len(stages):
-                rules = [{n: v for n, v in s.items() if n not in ("terms", "chain", "interleave")} for s in stages]
-                merged = [{**rule, **shape} for rule, shape in zip(rules, structure, strict=True)]
-                for shape, rule in zip(merged, rules, strict=True):
-                    if isinstance(rule.get("accumulator"), dict):
-                        shape["accumulator"] = rule["accumulator"]
-                others += [{**hypothesis, "stages": merged}]
+        *inner, last = (rules_of(stage) for stage in stages)
+        others = [arranged(structure, inner, last) for structure in structures(k) if len(structure) == len(stages)]
         if "interleave" not in stages[0]:
-            others += [{**hypothesis, "stages": dealt} for dealt in interleaved(stages, k)]
-        return others
+            others += interleaved(stages, k)
+        return [{**hypothesis, "stages": other} for other in others]

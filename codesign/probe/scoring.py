@@ -41,10 +41,6 @@ class Scored:
         """What is explained, then how simple it is: less is better."""
         return self.loss, self.size
 
-    def beats(self, other: Scored) -> bool:
-        """Return whether this explains more than another hypothesis, or as much and is simpler."""
-        return self.loss < other.loss or (self.loss == other.loss and self.size < other.size)
-
 
 @dataclass
 class Scoring:

@@ -20,7 +20,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
-from codesign.probe.hypotheses import Data, Path, changed, format_of, mantissa_bits, meaning, named_or_fields, range_of, stage_names
+from codesign.probe.hypotheses import (
+    Data,
+    Path,
+    changed,
+    format_of,
+    mantissa_bits,
+    meaning,
+    named_or_fields,
+    range_of,
+    stage_names,
+)
 from codesign.probe.stand_ins import WIDE, absorbed, dealt, split, stand_ins
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
@@ -49,12 +59,11 @@ class Space:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
         self.known_parts: dict[str, BaseModel] = {}
-        self.known_stages: dict[str, Stage] = {}
         self.nans: list[int] = []
         """Codes of NaNs that the box answered, the most frequent first."""
         spec = signature.spec
         floats = [f for f in FORMATS.values() if f.kind == "float" and f.mantissa_bits and f.zero and f.signed]
-        self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if self.is_float else []
+        self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if signature.is_float else []
         self.given = {name: getattr(spec, name) for name in signature.fields}
         sides = {name: side for name, side in zip("ab", signature.sides, strict=True) if side}
         self.scale = {name: side.model_dump(mode="json") for name, side in sides.items()}
@@ -72,11 +81,6 @@ class Space:
             return d.name
         return named_or_fields({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
 
-    @property
-    def is_float(self) -> bool:
-        """True if operands are floating-point numbers."""
-        return self.signature.spec.a.kind == self.signature.spec.b.kind == "float"
-
     def spec(self, hypothesis: Data) -> Instruction | None:
         """Return the instruction of a hypothesis, or None if the language refuses it."""
         key = json.dumps(hypothesis, sort_keys=True)
@@ -92,25 +96,17 @@ class Space:
         key = kind.__name__ + json.dumps(fields, sort_keys=True)
         if key not in self.known_parts:
             known = fields | ({"format": format_of(fields["format"])} if "format" in fields else {})
+            if kind is Stage and "result" in fields:  # registers that other stages may have as well
+                known["result"] = [self.part(Register, r) for r in fields["result"]]
             self.known_parts[key] = kind.model_validate(known)
         return self.known_parts[key]
-
-    def stage(self, fields: Data) -> Stage:
-        """Return a stage of a hypothesis, checked, whose registers other stages may have as well."""
-        key = json.dumps(fields, sort_keys=True)
-        if key not in self.known_stages:
-            parts = dict(fields)
-            if "result" in fields:
-                parts["result"] = [self.part(Register, r) for r in fields["result"]]
-            self.known_stages[key] = Stage.model_validate(parts)
-        return self.known_stages[key]
 
     def parts(self, hypothesis: Data) -> Data:
         """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
         parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
-        parts["stages"] = {name: self.stage(stage) for name, stage in zip(names, stages, strict=True)}
+        parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
         if parts.get("widen"):
             parts["widen"] = format_of(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
@@ -161,7 +157,7 @@ class Space:
                 if j:  # one register with the bits of the first and the range of the second
                     first, fmt = registers[j - 1], format_of(register["format"])
                     ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
-                    bits = format_of(first["format"]).mantissa_bits
+                    bits = mantissa_bits(first["format"])
                     one = {**register, "format": named_or_fields({**ranged, "mantissa_bits": bits})}
                     both = [*registers[: j - 1], {**one, "rounding": first["rounding"]}, *registers[j + 1 :]]
                     yield self._set(hypothesis, ("stages", i, "result"), both)
@@ -210,7 +206,7 @@ class Space:
         for i, stage in enumerate(hypothesis["stages"]):
             registers = stage.get("result", [])
             if self.signature.spec.accumulator.kind == "float" and registers:
-                least = format_of(registers[0]["format"]).mantissa_bits
+                least = mantissa_bits(registers[0]["format"])
                 for bits in sorted({least + 1, least + 2, least + 4, 24, 26, 28, 30} - set(range(least + 1))):
                     for mode in ("nearest-even", "toward-zero"):
                         register = {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": mode}
