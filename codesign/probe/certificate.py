@@ -195,33 +195,20 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
         spec = fit.space.spec(hypothesis)
         if spec is None or spec == found.spec:
             continue
-        own = [
-            rows.setdefault(".".join(map(str, path)) or "stages, flush_inputs", (at(found.hypothesis, path), [], []))
-            for path in paths
-        ]
-        values = [{"value": at(hypothesis, path)} for path in paths]
-        if len(paths) > 1:  # two fields at once
-            names = [".".join(map(str, path)) for path in paths]
-            values = [
-                x | {"with": {n: at(hypothesis, p)}} for x, n, p in zip(values, names[::-1], paths[::-1], strict=True)
-            ]
-        got = None if key in fit.alike else fit.run(spec, pool)
-        wrong = order[:0] if got is None else order[got[order] != d[order]]
-        if got is None or not wrong.size:
-            reason = because(found.spec, spec, paths[0] if len(paths) == 1 else (), fit.searched)
-            for row, value in zip(own, values, strict=True):
-                row[2].append(value | {"reason": reason})
-            continue
-        number = int(wrong[0])
-        own[0][1].append(
-            values[0]
-            | {
-                "question": number,
-                "experiment": fit.session.experiments[number],
-                "box": f"{int(d[number]):#x}",
-                "would_give": f"{int(got[number]):#x}",
-            }
-        )
+        got = d if key in fit.alike else fit.run(spec, pool)
+        wrong = order[got[order] != d[order]]
+        values = {".".join(map(str, path)) or "stages, flush_inputs": at(hypothesis, path) for path in paths}
+        for path, (name, value) in zip(paths, values.items(), strict=True):
+            _, excluded, alike = rows.setdefault(name, (at(found.hypothesis, path), [], []))
+            beside = {n: x for n, x in values.items() if n != name}
+            row: Data = {"value": value} | ({"with": beside} if beside else {})
+            if wrong.size:
+                number = int(wrong[0])
+                row |= {"question": number, "experiment": fit.session.experiments[number]}
+                excluded.append(row | {"box": f"{int(d[number]):#x}", "would_give": f"{int(got[number]):#x}"})
+            else:
+                reason = because(found.spec, spec, path if len(paths) == 1 else (), fit.searched)
+                alike.append(row | {"reason": reason})
     return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
 
 

@@ -198,7 +198,7 @@ class Space:
                     if value:
                         part[name] = value
             yield ("stages",), copy
-            for flush in (None, True, "keep-sign") if name == "zero" and self.is_float else ():
+            for flush in (None, True, "keep-sign") if name == "zero" and self.signature.is_float else ():
                 yield (), {k: v for k, v in {**copy, "flush_inputs": flush}.items() if v}
 
     def inserted(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
