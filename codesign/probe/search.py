@@ -309,14 +309,14 @@ class SpecSearch(Scoring):
         found = []
         for order in self.structures:
             depth = len(order) - 1
-            options = [inner] if len(inner) == depth and not more else []
-            options += [[rule] * depth for rule in choices if depth]
-            options += [
-                [*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices if len(inner) == depth - 1
-            ]
-            if not more:
-                options += [inner[:i] + inner[i + 1 :] for i in range(len(inner)) if len(inner) == depth + 1]
-            for option in options or ([] if more else [[]]):
+            options = [[rule] * depth for rule in choices]
+            if len(inner) == depth - 1:
+                options += [[*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices]
+            elif len(inner) == depth and not more:
+                options.append(inner)
+            elif len(inner) == depth + 1 and not more:
+                options += [inner[:i] + inner[i + 1 :] for i in range(len(inner))]
+            for option in options:
                 x = self.score({**current.hypothesis, "stages": arranged(order, option, last)}, focus)
                 if x is not None and (current.wrong[focus] & ~x.wrong).any():
                     found.append(x)

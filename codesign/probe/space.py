@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -31,7 +31,7 @@ from codesign.probe.hypotheses import (
     range_of,
     stage_names,
 )
-from codesign.probe.stand_ins import WIDE, absorbed, dealt, split, stand_ins
+from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, split, stand_ins, wide_register
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -145,22 +145,8 @@ class Space:
                         fields = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
                         one = {k: v for k, v in {**register, **fields}.items() if v}
                         yield self._set(hypothesis, ("stages", i, "result", j), one)
-                yield self._set(hypothesis, ("stages", i, "result"), registers[:j] + registers[j + 1 :])
-                doubled = [*registers[:j], register, *registers[j:]]
-                yield self._set(hypothesis, ("stages", i, "result"), doubled)
-                if format_of(register["format"]).kind == "float":  # rounded, then flushed
-                    wide = {**WIDE, "exponent_bits": 9, "bias": 255, "mantissa_bits": mantissa_bits(register["format"])}
-                    first = {"format": named_or_fields(wide), "rounding": register["rounding"]}
-                    flushed = {"overflow": "infinity", **register, "rounding": "toward-zero", "subnormals": "flush"}
-                    both = [*registers[:j], first, flushed, *registers[j + 1 :]]
-                    yield self._set(hypothesis, ("stages", i, "result"), both)
-                if j:  # one register with the bits of the first and the range of the second
-                    first, fmt = registers[j - 1], format_of(register["format"])
-                    ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
-                    bits = mantissa_bits(first["format"])
-                    one = {**register, "format": named_or_fields({**ranged, "mantissa_bits": bits})}
-                    both = [*registers[: j - 1], {**one, "rounding": first["rounding"]}, *registers[j + 1 :]]
-                    yield self._set(hypothesis, ("stages", i, "result"), both)
+            for other in regrouped(registers):
+                yield self._set(hypothesis, ("stages", i, "result"), other)
             if not registers:
                 for fmt in self.formats()[:3]:
                     for mode in ("nearest-even", "toward-zero"):
@@ -174,18 +160,16 @@ class Space:
 
     def smaller(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
-        stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
-        for i in range(len(stages) - 1):
-            if "chain" not in stages[i] and "interleave" not in stages[i]:
-                joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
-                one = {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}
-                moves = scale.get("onto", -1) >= i
-                yield ("stages",), one | ({"scale": {**scale, "onto": scale["onto"] - 1}} if moves else {})
+        stages = hypothesis["stages"]
+        for i, (lower, upper) in enumerate(pairwise(stages)):
+            if "chain" not in lower and "interleave" not in lower:
+                joined = {**upper, "terms": lower["terms"] * upper["terms"]}
+                yield ("stages",), replaced(hypothesis, i, 2, [joined])
         for one in absorbed(hypothesis):
             yield ("stages",), one
         for i, stage in enumerate(stages):
             if "interleave" in stage:
-                yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)
+                yield self._set(hypothesis, ("stages", i, "interleave"), None)
 
     def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
@@ -209,8 +193,7 @@ class Space:
                 least = mantissa_bits(registers[0]["format"])
                 for bits in sorted({least + 1, least + 2, least + 4, 24, 26, 28, 30} - set(range(least + 1))):
                     for mode in ("nearest-even", "toward-zero"):
-                        register = {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": mode}
-                        yield self._set(hypothesis, ("stages", i, "result"), [register, *registers])
+                        yield self._set(hypothesis, ("stages", i, "result"), [wide_register(bits, mode), *registers])
 
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
