@@ -31,6 +31,7 @@ from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
+from codesign.probe.scoring import Scored
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
 from codesign.probe.stand_ins import absorbed, split
 from isa_model.array_codec import encode_array, to_codes
@@ -647,6 +648,20 @@ def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeyp
     assert run(["probe", f"spec:{VOLTA}", "--out", str(tmp_path / "found")]) == 1
     assert "smallest question" not in capsys.readouterr().out
     assert sorted(x.name for x in (tmp_path / "found").iterdir()) == ["SHA256SUMS", "certificate.json", "log.json"]
+
+
+def test_hypotheses_that_explain_the_same_are_not_all_given_up(monkeypatch):
+    """Of four that explain the same answers, some are changed in the widest steps."""
+    fit = Fit(Session(hidden(VOLTA)), budget_s=1000.0)
+    fit.ask_all()
+    spec = fit.space.spec(plain := {"stages": [{"terms": 4, "accumulator": True, "result": [REGISTER]}]})
+    wrong = fit.score(plain).wrong
+    alike = [Scored(plain | {"nan": code}, spec, wrong, 1.0) for code in range(4)]
+    found = Scored(plain, spec, np.zeros_like(wrong), 0.0)
+    monkeypatch.setattr(fit, "_amplify", lambda x: False)
+    monkeypatch.setattr(fit, "_reordered", lambda *_: None)
+    monkeypatch.setattr(fit, "_step", lambda x, reach: found if reach == 2 else None)
+    assert fit.search(alike) is found
 
 
 def test_a_last_check_of_endless_size_is_refused():
