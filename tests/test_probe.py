@@ -720,7 +720,7 @@ def test_nans_of_c_are_asked():
     spec = Instruction.model_validate(data | {"a": "e3m2", "b": "e3m2", "nan": 0x7FFFFFFF})
     fit = Fit(Session(SpecBox(Signature(spec), spec)))
     fit.ask_all()
-    assert fit.base()["nan"] == 0x7FFFFFFF
+    assert fit.registers()["nan"] == 0x7FFFFFFF
 
 
 def test_scales_come_after_c():
