@@ -194,9 +194,8 @@ class Fit(SpecSearch):
 
     def rivals(self, current: Scored) -> Rivals:
         """Return every neighbour and every other structure that explains all answers so far, by its data."""
-        k = self.signature.spec.shape.k
         near = list(self.space.neighbours(current.hypothesis, 0))
-        near += [(("stages",), h) for h in self._restructured(current.hypothesis, k)]
+        near += [(("stages",), h) for h in self._restructured(current.hypothesis)]
         return self._explaining(((path,), hypothesis) for path, hypothesis in near)
 
     def paired(self, current: Scored, singles: Rivals) -> Rivals:
@@ -243,9 +242,9 @@ class Fit(SpecSearch):
             seen.add(key)
         return found
 
-    def _restructured(self, hypothesis: Data, k: int) -> list[Data]:
+    def _restructured(self, hypothesis: Data) -> list[Data]:
         """Return other structures of as many stages, with the rules of this one."""
-        stages = hypothesis["stages"]
+        k, stages = self.signature.spec.shape.k, hypothesis["stages"]
         *inner, last = (rules_of(stage) for stage in stages)
         others = [arranged(structure, inner, last) for structure in structures(k) if len(structure) == len(stages)]
         if "interleave" not in stages[0]:
