@@ -71,6 +71,25 @@ def test_a_place_of_rounding_above_every_word_is_left_to_the_definition():
         assert lines.dots(spec, *given_lines).tolist() == by_definition(spec, *given_lines)
 
 
+@pytest.mark.parametrize(
+    ("below", "change"),
+    [
+        ({}, {"fraction_bits": 0, "zero_exponent": -12}),
+        ({"first": {"terms": 2, "exponent": -999}}, {"zero_exponent": None}),
+    ],
+)
+def test_inverted_terms_need_no_definition(below, change, monkeypatch):
+    """Few fraction bits, and terms with an exponent far below, give golden's codes without golden."""
+    data = load("rdna3.wmma.f16_16x16x16_f16").model_dump(mode="json", exclude_none=True)
+    spec = Instruction.model_validate(data | {"stages": below | {"dot": data["stages"]["dot"] | change}})
+    given_lines = operands(spec, 40, np.random.default_rng(1), "like")
+    given_lines[2][::2] = 0
+    expected = by_definition(spec, *given_lines)
+    if lines.shipped("lines.c") is not None:
+        monkeypatch.setattr(golden, "dot", None)
+    assert lines.dots(spec, *given_lines).tolist() == expected
+
+
 @pytest.mark.parametrize("change", [{"sparsity": {"operand": "a", "kept": 2, "of": 4}}, "random bits"])
 def test_what_lines_have_no_place_for_is_refused(change):
     """Sparse operands and random bits belong to matrices."""

@@ -31,6 +31,7 @@ from codesign.probe.exchange import parse_questions, read_round
 from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial, experiments, mutated
+from codesign.probe.scoring import Scored
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
 from codesign.probe.stand_ins import absorbed, split
 from isa_model.array_codec import encode_array, to_codes
@@ -649,6 +650,20 @@ def test_a_refusal_without_a_spec_says_that_the_time_was_spent(tmp_path, monkeyp
     assert sorted(x.name for x in (tmp_path / "found").iterdir()) == ["SHA256SUMS", "certificate.json", "log.json"]
 
 
+def test_hypotheses_that_explain_the_same_are_not_all_given_up(monkeypatch):
+    """Of four that explain the same answers, some are changed in the widest steps."""
+    fit = Fit(Session(hidden(VOLTA)), budget_s=1000.0)
+    fit.ask_all()
+    spec = fit.space.spec(plain := {"stages": [{"terms": 4, "accumulator": True, "result": [REGISTER]}]})
+    wrong = fit.score(plain).wrong
+    alike = [Scored(plain | {"nan": code}, spec, wrong, 1.0) for code in range(4)]
+    found = Scored(plain, spec, np.zeros_like(wrong), 0.0)
+    monkeypatch.setattr(fit, "_amplify", lambda x: False)
+    monkeypatch.setattr(fit, "_reordered", lambda *_: None)
+    monkeypatch.setattr(fit, "_step", lambda x, reach: found if reach == 2 else None)
+    assert fit.search(alike) is found
+
+
 def test_a_last_check_of_endless_size_is_refused():
     """More questions than memory holds are refused before the box is opened."""
     assert CliRunner().invoke(app, ["probe", f"spec:{VOLTA}", "--outputs", "10000000000"]).exit_code == 2
@@ -705,7 +720,7 @@ def test_nans_of_c_are_asked():
     spec = Instruction.model_validate(data | {"a": "e3m2", "b": "e3m2", "nan": 0x7FFFFFFF})
     fit = Fit(Session(SpecBox(Signature(spec), spec)))
     fit.ask_all()
-    assert fit.base()["nan"] == 0x7FFFFFFF
+    assert fit.registers()["nan"] == 0x7FFFFFFF
 
 
 def test_scales_come_after_c():

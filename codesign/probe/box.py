@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from isa_model.array_codec import code_dtype
+from isa_model.codec import encode, number_of
 from isa_model.diagnostics import InputError
 from isa_model.engines.lines import dots
 from isa_model.float64 import Codes
@@ -52,6 +53,11 @@ class Signature:
     """False for a box without C, which is asked with C = 0 alone."""
     sparse: Instruction | None = None
     """The sparse instruction that the box takes, of which `spec` is the dense part; None for a dense box."""
+
+    @property
+    def is_float(self) -> bool:
+        """True if operands are floating-point numbers."""
+        return self.spec.a.kind == self.spec.b.kind == "float"
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -105,9 +111,12 @@ class Signature:
 
 def one_of(fmt: Format) -> int:
     """Return the code of 1, or of the number nearest to it."""
-    from isa_model.codec import encode, number_of
-
     return encode(fmt, number_of(1))
+
+
+def sign_bit(fmt: Format) -> int:
+    """Return the bit of the sign in a code; 0 for integers and floats without a sign."""
+    return 1 << (fmt.magnitude_bits + fmt.low_padding) if fmt.signed and fmt.kind == "float" else 0
 
 
 class Box(Protocol):
@@ -159,15 +168,11 @@ def rewritten(signature: Signature, rng: np.random.Generator, pool: Lines) -> Li
     if spec.a == spec.b:
         change = rng.random(a.shape) < 0.5
         a, b = np.where(change, b, a), np.where(change, a, b)
-    if spec.a.kind == spec.b.kind == "float" and spec.a.signed and spec.b.signed:
+    if sign_bit(spec.a) and sign_bit(spec.b):
         turn = rng.random(a.shape) < 0.5
         for x, fmt in ((a, spec.a), (b, spec.b)):
-            least = x.dtype.type(1 << (fmt.mantissa_bits + fmt.low_padding))
-            turn &= x % x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)) >= least
-        a, b = (
-            np.where(turn, x ^ x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding)), x)
-            for x, fmt in ((a, spec.a), (b, spec.b))
-        )
+            turn &= x % x.dtype.type(sign_bit(fmt)) >= x.dtype.type(1 << (fmt.mantissa_bits + fmt.low_padding))
+        a, b = (np.where(turn, x ^ x.dtype.type(sign_bit(fmt)), x) for x, fmt in ((a, spec.a), (b, spec.b)))
     return pool._replace(a=a, b=b)
 
 
@@ -176,8 +181,10 @@ class Session:
     """A box with all that was asked of it: the questions, the answers, and the experiment that each belongs to."""
 
     box: Box
-    pool: Lines | None = None
-    d: Codes | None = None
+    pool: Lines = field(init=False)
+    """Every question that was kept."""
+    d: Codes = field(init=False)
+    """The box's answers to them."""
     experiments: list[str] = field(default_factory=list)
     """Experiment of each question of the pool."""
     asked: int = 0
@@ -186,6 +193,10 @@ class Session:
     """Number of times that the box was called."""
     conflict: tuple[Lines, Lines, list[int]] | None = None
     """Two questions that every spec answers alike, mostly one asked twice, and the box's two answers."""
+
+    def __post_init__(self) -> None:
+        signature = self.box.signature
+        self.pool, self.d = signature.empty(0), np.empty(0, code_dtype(signature.spec.accumulator))
 
     def ask(self, lines: Lines) -> Codes:
         """Return the box's answers, without keeping them."""
@@ -214,5 +225,4 @@ class Session:
     def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
         """Keep questions with their answers."""
         self.experiments += experiments
-        self.pool = lines if self.pool is None else Lines.join([self.pool, lines])
-        self.d = d if self.d is None else np.concatenate([self.d, d])
+        self.pool, self.d = Lines.join([self.pool, lines]), np.concatenate([self.d, d])

@@ -188,52 +188,31 @@ def _sparse(box: Box, spec: Instruction | None) -> Data:
 def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
     """Return every field of a spec with the values that answers exclude, and those that they do not."""
     pool, d = fit.session.pool, fit.session.d
-    assert pool is not None
-    assert d is not None
-    order = np.argsort(weight(fit, pool), kind="stable")
+    order = np.argsort(_codes(fit, pool), kind="stable")
     rows: dict[str, tuple[Any, list[Any], list[Any]]] = {}
     others = {json.dumps(h, sort_keys=True): ((p,), h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
     for key, (paths, hypothesis) in (others | fit.alike).items():
         spec = fit.space.spec(hypothesis)
         if spec is None or spec == found.spec:
             continue
-        own = [
-            rows.setdefault(".".join(map(str, path)) or "stages, flush_inputs", (at(found.hypothesis, path), [], []))
-            for path in paths
-        ]
-        values = [{"value": at(hypothesis, path)} for path in paths]
-        if len(paths) > 1:  # two fields at once
-            names = [".".join(map(str, path)) for path in paths]
-            values = [
-                x | {"with": {n: at(hypothesis, p)}} for x, n, p in zip(values, names[::-1], paths[::-1], strict=True)
-            ]
-        got = None if key in fit.alike else fit.run(spec, pool)
-        wrong = order[:0] if got is None else order[got[order] != d[order]]
-        if got is None or not wrong.size:
-            reason = because(found.spec, spec, paths[0] if len(paths) == 1 else (), fit.searched)
-            for row, value in zip(own, values, strict=True):
-                row[2].append(value | {"reason": reason})
-            continue
-        number = int(wrong[0])
-        own[0][1].append(
-            values[0]
-            | {
-                "question": number,
-                "experiment": fit.session.experiments[number],
-                "box": f"{int(d[number]):#x}",
-                "would_give": f"{int(got[number]):#x}",
-            }
-        )
+        got = d if key in fit.alike else fit.run(spec, pool)
+        wrong = order[got[order] != d[order]]
+        values = {".".join(map(str, path)) or "stages, flush_inputs": at(hypothesis, path) for path in paths}
+        for path, (name, value) in zip(paths, values.items(), strict=True):
+            _, excluded, alike = rows.setdefault(name, (at(found.hypothesis, path), [], []))
+            beside = {n: x for n, x in values.items() if n != name}
+            row: Data = {"value": value} | ({"with": beside} if beside else {})
+            if wrong.size:
+                number = int(wrong[0])
+                row |= {"question": number, "experiment": fit.session.experiments[number]}
+                excluded.append(row | {"box": f"{int(d[number]):#x}", "would_give": f"{int(got[number]):#x}"})
+            else:
+                reason = because(found.spec, spec, path if len(paths) == 1 else (), fit.searched)
+                alike.append(row | {"reason": reason})
     return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
 
 
-def weight(fit: Fit, lines: Lines) -> Any:
-    """Return how large the operands of each question are: its terms that are no zeros."""
-    spec = fit.signature.spec
-    return ((lines.a != spec.a.zero_code) & (lines.b != spec.b.zero_code)).sum(axis=1) + (lines.c != 0)
-
-
-def _codes_left(fit: Fit, lines: Lines) -> Any:
+def _codes(fit: Fit, lines: Lines) -> Any:
     """Return how many codes of each question are no zeros."""
     spec = fit.signature.spec
     return (lines.a != spec.a.zero_code).sum(axis=1) + (lines.b != spec.b.zero_code).sum(axis=1) + (lines.c != 0)
@@ -304,7 +283,7 @@ def _smallest(fit: Fit, questions: list[Lines], holds: Callable[[list[Lines]], A
             x.a[np.arange(len(places)), places] = spec.a.zero_code
             x.b[np.arange(len(places)), places] = spec.b.zero_code
             x.c[-1] = 0
-        still = np.flatnonzero(holds(fewer) & (_codes_left(fit, fewer[0]) < _codes_left(fit, questions[0])))
+        still = np.flatnonzero(holds(fewer) & (_codes(fit, fewer[0]) < _codes(fit, questions[0])))
         if not still.size:
             break
         questions = [x.pick(slice(still[0], still[0] + 1)) for x in fewer]
@@ -318,12 +297,12 @@ def _terms(line: Lines) -> dict[int, str]:
 def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     """Return the smallest question that the nearest spec does not explain: terms are taken away while it stays so."""
     pool, d = fit.session.pool, fit.session.d
-    if nearest is None or pool is None or d is None:
+    if nearest is None:
         return None
     wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)
     if not wrong.size:
         return None
-    number = int(wrong[np.argmin(weight(fit, pool)[wrong])])
+    number = int(wrong[np.argmin(_codes(fit, pool)[wrong])])
     first = pool.pick(slice(number, number + 1))
     (best,) = _smallest(fit, [first], lambda x: fit.session.ask(x[0]) != fit.run(nearest.spec, x[0]))
     answer = int(d[number]) if best is first else int(fit.session.ask(best)[0])
@@ -338,8 +317,6 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
 
 
 def _log(session: Session) -> dict[str, Any]:
-    if session.pool is None or session.d is None:
-        return {}
     return {
         "signature": session.box.signature.fields,
         "experiments": session.experiments,

@@ -22,7 +22,7 @@ from codesign.probe.hypotheses import Data, Path, moved, size
 from codesign.probe.questions import adversarial, mutated
 from codesign.probe.scoring import Scored
 from codesign.probe.search import SpecSearch
-from codesign.probe.structures import interleaved, structures
+from codesign.probe.structures import arranged, interleaved, rules_of, structures
 from isa_model.engines.lines import Batch
 from isa_model.float64 import Codes
 
@@ -142,7 +142,6 @@ class Fit(SpecSearch):
     def fresh(self, count: int) -> Lines:
         """Return about `count` questions that were not asked: of every experiment, sums of a few terms, and variations of these
         and of those asked."""
-        assert self.session.pool is not None
         parts = [adversarial(self.signature, self.rng, min(count // 3, 4000)), self.orders.few(count // 6)]
         either = Lines.join([self.session.pool, *parts])
         parts.append(mutated(self.signature, self.rng, either, max(count - sum(len(x.c) for x in parts), count // 3)))
@@ -195,9 +194,8 @@ class Fit(SpecSearch):
 
     def rivals(self, current: Scored) -> Rivals:
         """Return every neighbour and every other structure that explains all answers so far, by its data."""
-        k = self.signature.spec.shape.k
         near = list(self.space.neighbours(current.hypothesis, 0))
-        near += [(("stages",), h) for h in self._restructured(current.hypothesis, k)]
+        near += [(("stages",), h) for h in self._restructured(current.hypothesis)]
         return self._explaining(((path,), hypothesis) for path, hypothesis in near)
 
     def paired(self, current: Scored, singles: Rivals) -> Rivals:
@@ -208,7 +206,6 @@ class Fit(SpecSearch):
         few: list[tuple[Path, Data, frozenset[int]]] = []
         every = self.batch(slice(None), weighed=False)
         d = self.session.d
-        assert d is not None
         near = {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.neighbours(current.hypothesis, 0)}
         near |= {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.inserted(current.hypothesis)}
         for path, hypothesis in near.values():
@@ -245,18 +242,11 @@ class Fit(SpecSearch):
             seen.add(key)
         return found
 
-    def _restructured(self, hypothesis: Data, k: int) -> list[Data]:
+    def _restructured(self, hypothesis: Data) -> list[Data]:
         """Return other structures of as many stages, with the rules of this one."""
-        stages = hypothesis["stages"]
-        others = []
-        for structure in structures(k):
-            if len(structure) == len(stages):
-                rules = [{n: v for n, v in s.items() if n not in ("terms", "chain", "interleave")} for s in stages]
-                merged = [{**rule, **shape} for rule, shape in zip(rules, structure, strict=True)]
-                for shape, rule in zip(merged, rules, strict=True):
-                    if isinstance(rule.get("accumulator"), dict):
-                        shape["accumulator"] = rule["accumulator"]
-                others += [{**hypothesis, "stages": merged}]
+        k, stages = self.signature.spec.shape.k, hypothesis["stages"]
+        *inner, last = (rules_of(stage) for stage in stages)
+        others = [arranged(structure, inner, last) for structure in structures(k) if len(structure) == len(stages)]
         if "interleave" not in stages[0]:
-            others += [{**hypothesis, "stages": dealt} for dealt in interleaved(stages, k)]
-        return others
+            others += interleaved(stages, k)
+        return [{**hypothesis, "stages": other} for other in others]

@@ -34,14 +34,10 @@ def range_of(fmt: Format) -> tuple[Any, ...]:
     return fmt.kind, fmt.exponent_bits, fmt.bias, fmt.infinity, fmt.nan
 
 
-@cache
-def _meaning(text: str) -> str:
-    return json.dumps(format_of(json.loads(text)).model_dump(mode="json", exclude={"name"}), sort_keys=True)
-
-
 def meaning(fmt: Any) -> str:
     """Return the fields of a format without its name, as text: formats of two names may be one."""
-    return _meaning(json.dumps(fmt if not isinstance(fmt, Format) else fmt.model_dump(mode="json"), sort_keys=True))
+    known = fmt if isinstance(fmt, Format) else format_of(fmt)
+    return json.dumps(known.model_dump(mode="json", exclude={"name"}), sort_keys=True)
 
 
 @cache
@@ -53,7 +49,7 @@ def _known(text: str) -> Format:
 def named_or_fields(fields: Data) -> Any:
     """Return a format by its inline name if that means the same, otherwise its fields."""
     name = f"e{fields.get('exponent_bits', 0)}m{fields['mantissa_bits']}"
-    for known in (f for f in FORMATS.values()):
+    for known in FORMATS.values():
         if known.model_dump(mode="json", exclude_defaults=True) == {**fields, "name": known.name}:
             return known.name
     fields = {k: v for k, v in {**fields, "name": "register"}.items() if v != 0 or k in ("bias", "mantissa_bits")}

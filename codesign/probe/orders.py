@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Session
+from codesign.probe.box import Lines, Session, sign_bit
 from codesign.probe.hypotheses import Data
 from isa_model.float64 import Codes
 from isa_model.formats import Format
@@ -57,14 +57,17 @@ class Orders:
     asked: list[tuple[Lines, Codes, NDArray[np.bool_]]] = field(default_factory=list)
     """Questions with their answers, and whether an exchange changed them."""
 
+    def __post_init__(self) -> None:
+        self.signature = self.session.box.signature
+
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def operands(self, places: NDArray[np.int64]) -> Lines:
         """Return lines whose products lie at `places` (L, P) and are zeros elsewhere, near each other, some opposite."""
-        signature, rng = self.session.box.signature, self.rng
+        signature, rng = self.signature, self.rng
         spec, (count, some) = signature.spec, places.shape
         lines = signature.empty(count)
-        if spec.a.kind == spec.b.kind == "float":
+        if signature.is_float:
             (low_a, table_a), (low_b, table_b) = by_exponent(spec.a), by_exponent(spec.b)
             lowest, highest = low_a + low_b, low_a + low_b + len(table_a) + len(table_b) - 2
             d = spec.accumulator
@@ -80,9 +83,9 @@ class Orders:
             e_a = least + (rng.random(e.shape) * (most - least + 1)).astype(np.int64)
             a = table_a[e_a - low_a, rng.integers(0, 8, e.shape)]
             b = table_b[e - e_a - low_b, rng.integers(0, 8, e.shape)]
-            a = np.where(rng.random(e.shape) < 0.5, a | _sign(spec.a), a)
+            a = np.where(rng.random(e.shape) < 0.5, a | np.uint64(sign_bit(spec.a)), a)
             back = (rng.random(count) < 0.5) & (some > 2)  # the last is the opposite of the first
-            a[back, -1], b[back, -1] = a[back, 0] ^ _sign(spec.a), b[back, 0]
+            a[back, -1], b[back, -1] = a[back, 0] ^ np.uint64(sign_bit(spec.a)), b[back, 0]
         else:
             a, b = (rng.integers(0, 1 << f.bits, places.shape, np.uint64) for f in (spec.a, spec.b))
             d = spec.accumulator
@@ -91,21 +94,21 @@ class Orders:
         a = np.where(few, spec.a.zero_code, a)
         lines.a[rows, places], lines.b[rows, places] = a.astype(lines.a.dtype), b.astype(lines.b.dtype)
         c_low, table_c = by_exponent(spec.c_format) if spec.c_format.kind == "float" else (0, None)
-        if table_c is not None and self.session.box.signature.takes_c:
+        if table_c is not None and self.signature.takes_c:
             near = np.clip(
                 (e[:, 0] if d.kind == "float" and spec.a.kind == "float" else 0) - c_low, 0, len(table_c) - 1
             )
             c = table_c[near, rng.integers(0, 8, count)]
-            c = np.where(rng.random(count) < 0.5, c | _sign(spec.c_format), c)
+            c = np.where(rng.random(count) < 0.5, c | np.uint64(sign_bit(spec.c_format)), c)
             lines.c[...] = np.where(rng.random(count) < 0.6, c, 0).astype(lines.c.dtype)
-        elif self.session.box.signature.takes_c:
+        elif self.signature.takes_c:
             lines.c[...] = rng.integers(0, 1 << spec.c_format.bits, count, np.uint64).astype(lines.c.dtype)
         return lines
 
     def scaled(self, lines: Lines, order: NDArray[np.int64]) -> Lines:
         """Return lines with scales that differ from group to group where an exchange leaves each product in its group."""
         found: list[Codes | None] = []
-        for scales, given in zip(lines[3:], self.session.box.signature.scale_formats, strict=True):
+        for scales, given in zip(lines[3:], self.signature.scale_formats, strict=True):
             if scales is None or given is None:
                 found.append(None)
                 continue
@@ -132,7 +135,7 @@ class Orders:
 
     def _exchanged(self, pairs: list[Any], tries: int) -> list[bool]:
         """Return, for each pair, whether D stayed the same in some questions."""
-        k = self.session.box.signature.spec.shape.k
+        k = self.signature.spec.shape.k
         orders = np.tile(np.arange(k), (len(pairs), 1))
         places = np.empty((len(pairs), tries, PLACES), np.int64)
         for i, (x, y) in enumerate(pairs):
@@ -163,7 +166,7 @@ class Orders:
 
     def few(self, count: int) -> Lines:
         """Return questions of a few products at places near each other and anywhere."""
-        k = self.session.box.signature.spec.shape.k
+        k = self.signature.spec.shape.k
         near = self.rng.integers(0, k, (count, 1)) + self.rng.integers(-1, 2, (count, PLACES)) * (
             2 ** self.rng.integers(0, max(1, k.bit_length()), (count, PLACES))
         )
@@ -231,7 +234,7 @@ class Orders:
 
     def structures(self) -> list[list[Data]]:
         """Return the likeliest orders as stages; where C is added, and whether products are rounded first, is left open."""
-        k = self.session.box.signature.spec.shape.k
+        k = self.signature.spec.shape.k
         trees = list(islice(self.trees([[i] for i in range(k)]), MOST // 2))
         every = ([*first, *stages] for first in ([], [{"terms": 1}]) for tree in trees for stages in _with_c(tree))
         return list({str(stages): stages for stages in islice(every, 2 * MOST)}.values())[:MOST]
@@ -241,10 +244,6 @@ def _of_ends(items: Items) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the pairs of the first item and of the last with each other one."""
     for of in sorted({0, len(items) - 1}):
         yield from ((items[min(i, of)], items[max(i, of)]) for i in range(len(items)) if i != of)
-
-
-def _sign(fmt: Format) -> np.uint64:
-    return np.uint64(1 << (fmt.magnitude_bits + fmt.low_padding) if fmt.signed and fmt.kind == "float" else 0)
 
 
 def _interleaves(terms: int, n: int) -> Iterator[Data]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.probe.box import Lines, Signature
+from codesign.probe.box import Lines, Signature, sign_bit
 from codesign.probe.powers import Scales, code_of, powers
 from isa_model.stimulus import KINDS, draw
 
@@ -309,7 +309,7 @@ def alone(signature: Signature, rng: Rng, count: int) -> Lines:
     for x, fmt in ((lines.a, spec.a), (lines.b, spec.b)):
         if fmt.kind == "float" and fmt.signed and fmt.nan != "negative-zero":
             minus = rng.choice([0.0, 0.0, 1.0, 0.5], (count, 1)) > rng.random(x.shape)
-            x[minus] = x.dtype.type(1 << (fmt.magnitude_bits + fmt.low_padding))
+            x[minus] = x.dtype.type(sign_bit(fmt))
     return lines
 
 
@@ -326,7 +326,7 @@ def zeros(signature: Signature, rng: Rng, count: int) -> Lines:
         sign = rng.random(x.shape) < rng.choice([0.0, 0.5, 1.0], (count, *[1] * (x.ndim - 1)))
         codes = magnitude | (sign.astype(np.uint64) << np.uint64(fmt.magnitude_bits) if fmt.signed else np.uint64(0))
         x[...] = (codes << np.uint64(fmt.low_padding)).astype(x.dtype)
-    if signature.spec.scale and spec.a.kind == spec.b.kind == "float":  # small products near the bottom of D
+    if signature.spec.scale and signature.is_float:  # small products near the bottom of D
         scales, bottom = Scales(signature), spec.accumulator.min_lsb_exponent
         low, high = (getattr(spec.a, e) + getattr(spec.b, e) for e in ("min_lsb_exponent", "min_exponent"))
         for line in range(count // 2):
@@ -351,7 +351,7 @@ def zero_scales(signature: Signature, rng: Rng, lines: Lines, count: int) -> Non
             x[-count:] = ((some | signs) << np.uint64(fmt.low_padding)).astype(x.dtype)
     c = spec.c_format
     if c.kind == "float" and c.nan != "negative-zero":
-        lines.c[-count:] = lines.c.dtype.type(1 << (c.magnitude_bits + c.low_padding)) * (rng.random(count) < 0.8)
+        lines.c[-count:] = lines.c.dtype.type(sign_bit(c)) * (rng.random(count) < 0.8)
 
 
 def random_lines(signature: Signature, rng: Rng, kind: str, count: int) -> Lines:
@@ -381,7 +381,7 @@ def experiments(signature: Signature, rng: Rng, effort: float, by_scales: bool =
         return max(4, round(count * effort))
 
     spec = signature.spec
-    if spec.a.kind == spec.b.kind == "float" and spec.accumulator.kind == "float":
+    if signature.is_float and spec.accumulator.kind == "float":
         for scaled in (False, True)[: 1 + (by_scales and spec.scale is not None)]:
             for name, build in DIRECTED.items():
                 builder = Builder(signature, rng, scaled)

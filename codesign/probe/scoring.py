@@ -41,10 +41,6 @@ class Scored:
         """What is explained, then how simple it is: less is better."""
         return self.loss, self.size
 
-    def beats(self, other: Scored) -> bool:
-        """Return whether this explains more than another hypothesis, or as much and is simpler."""
-        return self.loss < other.loss or (self.loss == other.loss and self.size < other.size)
-
 
 @dataclass
 class Scoring:
@@ -104,7 +100,6 @@ class Scoring:
         names, which = np.unique(self.session.experiments, return_inverse=True)
         self.weights = 1.0 / np.bincount(which, minlength=len(names))[which]
         self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
-        assert self.session.d is not None
         fmt, d = self.signature.spec.accumulator, self.session.d
         self.places = ordered(fmt, d)
         if fmt.nan_code is not None:
@@ -115,9 +110,8 @@ class Scoring:
     def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None, bound: float = np.inf) -> Scored | None:
         """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec, or if its
         loss exceeds `bound`."""
-        spec = self.space.spec(hypothesis)
-        d = self.session.d
-        if spec is None or self.session.pool is None or d is None:
+        spec, d = self.space.spec(hypothesis), self.session.d
+        if spec is None:
             return None
         if which is None:
             if self._whole is None:
@@ -145,14 +139,12 @@ class Scoring:
     def batch(self, which: Any, weighed: bool = True) -> Batch:
         """Return some of the questions, to run hypotheses on."""
         pool, d = self.session.pool, self.session.d
-        assert pool is not None
-        assert d is not None
         return Batch(*pool.pick(which), expected=d[which], weights=self.weights[which] if weighed else None)
 
     def explains(self, hypothesis: Data) -> Scored | None:
         """Return a hypothesis if it explains every answer; the questions that most hypotheses miss are tried first."""
         spec, d = self.space.spec(hypothesis), self.session.d
-        if spec is None or d is None:
+        if spec is None:
             return None
         left, order, batch = self._hard
         if batch is None or not left:

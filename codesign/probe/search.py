@@ -21,7 +21,7 @@ from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
 from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
-from codesign.probe.structures import interleaved, profiles, structures
+from codesign.probe.structures import arranged, interleaved, profiles, rules_of, structures
 
 PATIENCE = 200_000
 """Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
@@ -59,7 +59,6 @@ class SpecSearch(Scoring):
         asked = Lines.join([lines for _, lines in named])
         self.session.keep(names, asked, self.session.ask(asked))
         self.verify(self.rng.permutation(len(asked.c))[:VERIFIED])
-        assert self.session.d is not None
         if ordered(self.signature.spec.accumulator, self.session.d[:1])[0]:
             told = f"{int(self.session.d[0]):#x} for zeros alone, of which every spec of the language makes a zero"
             raise Refusal(f"the box returned {told}")
@@ -71,10 +70,8 @@ class SpecSearch(Scoring):
 
     def verify(self, which: NDArray[np.int64]) -> None:
         """Ask some questions again, and others of the same products. Raises Refusal if an answer is another one."""
-        pool, d = self.session.pool, self.session.d
-        if pool is None or d is None or isinstance(self.session.box, Recorded):
-            return
-        self.session.compare(pool.pick(which), d[which], self.rng)
+        if not isinstance(self.session.box, Recorded):
+            self.session.compare(self.session.pool.pick(which), self.session.d[which], self.rng)
 
     def asked(self, lines: Lines) -> Lines:
         """Return questions as the box takes them: with C = 0 if it takes none."""
@@ -106,7 +103,7 @@ class SpecSearch(Scoring):
         """Return the most bits of D's mantissa that pairs of products at each distance led to, where fewer than it has."""
         pool, d, fmt = self.session.pool, self.session.d, self.signature.spec.accumulator
         which = np.flatnonzero(np.array(self.session.experiments) == "pairs")
-        if not which.size or pool is None or d is None:
+        if not which.size:
             return []
         spec, bits = self.signature.spec, fmt.mantissa_bits
         terms = (pool.a[which] != spec.a.zero_code) & (pool.b[which] != spec.b.zero_code)
@@ -119,7 +116,9 @@ class SpecSearch(Scoring):
 
     def registers(self) -> Data:
         """Return a hypothesis of one stage that explains C alone, as far as one does: the last registers, flushed inputs."""
-        plain = {**self.base(), "stages": [{"terms": 1, "accumulator": True, "result": [self.space.register]}]}
+        plain: Data = {"stages": [{"terms": 1, "accumulator": True, "result": [self.space.register]}]}
+        if self.space.nans and self.space.nans[0] != self.signature.spec.accumulator.nan_code:
+            plain["nan"] = self.space.nans[0]
         first = self.score(plain)
         assert first is not None
         self._note(first)
@@ -142,29 +141,13 @@ class SpecSearch(Scoring):
             cut = {"fraction_bits": bits, "rounding": stage["result"][-1]["rounding"]}
             found.append({**base, "stages": [{**stage, **cut, "result": [self.space.register]}]})
         a, b, d = (getattr(self.signature.spec, name) for name in ("a", "b", "accumulator"))
-        if self.space.is_float and a.max_exponent + b.max_exponent >= d.max_exponent:
+        if self.signature.is_float and a.max_exponent + b.max_exponent >= d.max_exponent:
             found = [{**base, "infinite_from": d.max_exponent + 1} for base in found]
         return found
 
-    def base(self) -> Data:
-        """Return what answers say at once: the code of NaN."""
-        nans = self.space.nans
-        return {
-            "stages": [],
-            **({"nan": nans[0]} if nans and nans[0] != self.signature.spec.accumulator.nan_code else {}),
-        }
-
     def _with(self, base: Data, structure: list[Data], inner: Data, last: Data) -> Iterator[Data]:
         """Yield hypotheses of a structure, its inner stages under one rule, its last under another; scales apply anywhere."""
-        *below, end = structure
-        stages = []
-        for stage in below:
-            rule = dict(inner)
-            if stage.get("chain") and "result" not in rule:
-                rule["result"] = last["result"]
-                rule.pop("exponent", None)
-            stages.append({**stage, **rule})
-        stages.append({**end, **last})
+        stages = arranged(structure, [inner] * (len(structure) - 1), last)
         for onto in range(-1, len(stages) - 1 if self.space.scale else 0):
             yield {**base, "stages": stages} | ({"scale": {"onto": onto}} if self.space.scale else {})
 
@@ -221,7 +204,7 @@ class SpecSearch(Scoring):
         found = []
         for path, hypothesis in self.space.neighbours(current.hypothesis, reach):
             x = self.score(hypothesis, focus, at_focus.loss) if allowed(hypothesis) else None
-            if x is not None and x.beats(at_focus):
+            if x is not None and x.rank < at_focus.rank:
                 found.append((x.rank, path, hypothesis))
             if self.is_over:
                 break
@@ -229,10 +212,10 @@ class SpecSearch(Scoring):
         for _, path, hypothesis in found[:12]:
             change = moved(current.hypothesis, path, hypothesis)
             x = self.score(change, focus, at_focus.loss) if change else None
-            if x is None or not x.beats(at_focus):
+            if x is None or x.rank >= at_focus.rank:
                 continue
             y = x if which is not None else self.score(x.hypothesis, bound=current.loss)
-            if y is not None and y.beats(current):
+            if y is not None and y.rank < current.rank:
                 current, at_focus = y, x
         return None if current is start else current
 
@@ -286,8 +269,8 @@ class SpecSearch(Scoring):
                 )
             if width == 1:
                 stuck[current.wrong.tobytes()] += 1
-            if width and stuck[current.wrong.tobytes()] > 3:  # others that explain the same were changed already
-                continue
+                if stuck[current.wrong.tobytes()] > 3:  # others that explain the same are changed already
+                    continue
             better = steps[width](current)
             if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
@@ -309,7 +292,6 @@ class SpecSearch(Scoring):
         wrong = np.flatnonzero(current.wrong)
         if isinstance(self.session.box, Recorded) or wrong.size > 40 or self.amplified > 5:
             return False
-        assert self.session.pool is not None
         self.verify(wrong)
         self.amplified += 1
         lines = self.asked(mutated(self.signature, self.rng, self.session.pool.pick(wrong), 300))
@@ -321,26 +303,21 @@ class SpecSearch(Scoring):
         """Return a better hypothesis of another order of sums under the rules of this one, and under `more` for the stages
         below the last; None if there is none."""
         focus = self.focus(current)
-        stages = current.hypothesis["stages"]
-        rules = [{n: v for n, v in s.items() if n not in ("terms", "chain", "interleave")} for s in stages]
-        *inner, last = rules
+        *inner, last = (rules_of(stage) for stage in current.hypothesis["stages"])
         exact: Data = {n: v for n, v in last.items() if n == "zero"}
         choices = [{**exact, **rule} for rule in more] or [*inner, {**exact, "result": last["result"]}, exact]
         found = []
         for order in self.structures:
-            *below, end = order
-            depth = len(below)
-            options = [inner] if len(inner) == depth and not more else []
-            options += [[rule] * depth for rule in choices if depth]
-            options += [
-                [*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices if len(inner) == depth - 1
-            ]
-            if not more:
-                options += [inner[:i] + inner[i + 1 :] for i in range(len(inner)) if len(inner) == depth + 1]
-            for option in options or ([] if more else [[]]):
-                merged = [{**_inner(rule, last, shape), **shape} for rule, shape in zip(option, below, strict=True)]
-                both = {**last, **end, "accumulator": last.get("accumulator", True)}
-                x = self.score({**current.hypothesis, "stages": [*merged, both]}, focus)
+            depth = len(order) - 1
+            options = [[rule] * depth for rule in choices]
+            if len(inner) == depth - 1:
+                options += [[*inner[:i], rule, *inner[i:]] for i in range(depth) for rule in choices]
+            elif len(inner) == depth and not more:
+                options.append(inner)
+            elif len(inner) == depth + 1 and not more:
+                options += [inner[:i] + inner[i + 1 :] for i in range(len(inner))]
+            for option in options:
+                x = self.score({**current.hypothesis, "stages": arranged(order, option, last)}, focus)
                 if x is not None and (current.wrong[focus] & ~x.wrong).any():
                     found.append(x)
             if self.is_over:
@@ -383,14 +360,6 @@ class SpecSearch(Scoring):
             if self.is_over:
                 break
         return None
-
-
-def _inner(rule: Data, last: Data, shape: Data) -> Data:
-    """Return the rules of a stage below the last for another shape: only a chain has a running value, in a register."""
-    rule = {n: v for n, v in rule.items() if n != "accumulator" or "chain" in shape}
-    if "chain" in shape and not rule.get("result"):
-        rule = {n: v for n, v in rule.items() if n != "exponent"} | {"result": last["result"]}
-    return rule
 
 
 def _distinct(scored: list[Scored], each: int) -> list[Scored]:

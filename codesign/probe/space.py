@@ -13,15 +13,25 @@ import typing
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from codesign.probe.box import Signature
-from codesign.probe.hypotheses import Data, Path, changed, format_of, meaning, named_or_fields, range_of, stage_names
-from codesign.probe.stand_ins import WIDE, absorbed, dealt, split, stand_ins
+from codesign.probe.hypotheses import (
+    Data,
+    Path,
+    changed,
+    format_of,
+    mantissa_bits,
+    meaning,
+    named_or_fields,
+    range_of,
+    stage_names,
+)
+from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, split, stand_ins, wide_register
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -49,12 +59,11 @@ class Space:
         self.signature = signature
         self.specs: dict[str, Instruction | None] = {}
         self.known_parts: dict[str, BaseModel] = {}
-        self.known_stages: dict[str, Stage] = {}
         self.nans: list[int] = []
         """Codes of NaNs that the box answered, the most frequent first."""
         spec = signature.spec
         floats = [f for f in FORMATS.values() if f.kind == "float" and f.mantissa_bits and f.zero and f.signed]
-        self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if self.is_float else []
+        self.widths = [f for f in floats if f.holds(spec.a) and f.holds(spec.b)] if signature.is_float else []
         self.given = {name: getattr(spec, name) for name in signature.fields}
         sides = {name: side for name, side in zip("ab", signature.sides, strict=True) if side}
         self.scale = {name: side.model_dump(mode="json") for name, side in sides.items()}
@@ -72,11 +81,6 @@ class Space:
             return d.name
         return named_or_fields({**d.model_dump(mode="json", exclude_defaults=True), "low_padding": 0})
 
-    @property
-    def is_float(self) -> bool:
-        """True if operands are floating-point numbers."""
-        return self.signature.spec.a.kind == self.signature.spec.b.kind == "float"
-
     def spec(self, hypothesis: Data) -> Instruction | None:
         """Return the instruction of a hypothesis, or None if the language refuses it."""
         key = json.dumps(hypothesis, sort_keys=True)
@@ -92,25 +96,17 @@ class Space:
         key = kind.__name__ + json.dumps(fields, sort_keys=True)
         if key not in self.known_parts:
             known = fields | ({"format": format_of(fields["format"])} if "format" in fields else {})
+            if kind is Stage and "result" in fields:  # registers that other stages may have as well
+                known["result"] = [self.part(Register, r) for r in fields["result"]]
             self.known_parts[key] = kind.model_validate(known)
         return self.known_parts[key]
-
-    def stage(self, fields: Data) -> Stage:
-        """Return a stage of a hypothesis, checked, whose registers other stages may have as well."""
-        key = json.dumps(fields, sort_keys=True)
-        if key not in self.known_stages:
-            parts = dict(fields)
-            if "result" in fields:
-                parts["result"] = [self.part(Register, r) for r in fields["result"]]
-            self.known_stages[key] = Stage.model_validate(parts)
-        return self.known_stages[key]
 
     def parts(self, hypothesis: Data) -> Data:
         """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
         stages = hypothesis["stages"]
         names = stage_names(stages)
         parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
-        parts["stages"] = {name: self.stage(stage) for name, stage in zip(names, stages, strict=True)}
+        parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
         if parts.get("widen"):
             parts["widen"] = format_of(parts["widen"])
         scale = {**self.scale, **hypothesis.get("scale", {})}
@@ -149,16 +145,8 @@ class Space:
                         fields = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
                         one = {k: v for k, v in {**register, **fields}.items() if v}
                         yield self._set(hypothesis, ("stages", i, "result", j), one)
-                yield self._set(hypothesis, ("stages", i, "result"), registers[:j] + registers[j + 1 :])
-                doubled = [*registers[:j], register, *registers[j:]]
-                yield self._set(hypothesis, ("stages", i, "result"), doubled)
-                if j:  # one register with the bits of the first and the range of the second
-                    first, fmt = registers[j - 1], format_of(register["format"])
-                    ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
-                    bits = format_of(first["format"]).mantissa_bits
-                    one = {**register, "format": named_or_fields({**ranged, "mantissa_bits": bits})}
-                    both = [*registers[: j - 1], {**one, "rounding": first["rounding"]}, *registers[j + 1 :]]
-                    yield self._set(hypothesis, ("stages", i, "result"), both)
+            for other in regrouped(registers):
+                yield self._set(hypothesis, ("stages", i, "result"), other)
             if not registers:
                 for fmt in self.formats()[:3]:
                     for mode in ("nearest-even", "toward-zero"):
@@ -172,18 +160,16 @@ class Space:
 
     def smaller(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
-        stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
-        for i in range(len(stages) - 1):
-            if "chain" not in stages[i] and "interleave" not in stages[i]:
-                joined = {**stages[i + 1], "terms": stages[i]["terms"] * stages[i + 1]["terms"]}
-                one = {**hypothesis, "stages": [*stages[:i], joined, *stages[i + 2 :]]}
-                moves = scale.get("onto", -1) >= i
-                yield ("stages",), one | ({"scale": {**scale, "onto": scale["onto"] - 1}} if moves else {})
+        stages = hypothesis["stages"]
+        for i, (lower, upper) in enumerate(pairwise(stages)):
+            if "chain" not in lower and "interleave" not in lower:
+                joined = {**upper, "terms": lower["terms"] * upper["terms"]}
+                yield ("stages",), replaced(hypothesis, i, 2, [joined])
         for one in absorbed(hypothesis):
             yield ("stages",), one
         for i, stage in enumerate(stages):
             if "interleave" in stage:
-                yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), None)
+                yield self._set(hypothesis, ("stages", i, "interleave"), None)
 
     def _everywhere(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield a hypothesis with one rule for zeros, subnormals or overflow in all stages; with that for zeros, subnormal
@@ -196,7 +182,7 @@ class Space:
                     if value:
                         part[name] = value
             yield ("stages",), copy
-            for flush in (None, True, "keep-sign") if name == "zero" and self.is_float else ():
+            for flush in (None, True, "keep-sign") if name == "zero" and self.signature.is_float else ():
                 yield (), {k: v for k, v in {**copy, "flush_inputs": flush}.items() if v}
 
     def inserted(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
@@ -204,15 +190,14 @@ class Space:
         for i, stage in enumerate(hypothesis["stages"]):
             registers = stage.get("result", [])
             if self.signature.spec.accumulator.kind == "float" and registers:
-                least = format_of(registers[0]["format"]).mantissa_bits
+                least = mantissa_bits(registers[0]["format"])
                 for bits in sorted({least + 1, least + 2, least + 4, 24, 26, 28, 30} - set(range(least + 1))):
                     for mode in ("nearest-even", "toward-zero"):
-                        register = {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": mode}
-                        yield self._set(hypothesis, ("stages", i, "result"), [register, *registers])
+                        yield self._set(hypothesis, ("stages", i, "result"), [wide_register(bits, mode), *registers])
 
     def _pairs(self, hypothesis: Data) -> Iterator[tuple[Path, Data]]:
         """Yield every hypothesis with another format and rounding of one register, with one register more, or with other
-        fraction bits and rounding of one stage; the path is that of the stage."""
+        fraction bits and rounding of one stage, or its terms inverted where they are cut; the path is that of the stage."""
         for i, stage in enumerate(hypothesis["stages"]):
             path: Path = ("stages", i)
             registers = stage.get("result", [])
@@ -230,6 +215,10 @@ class Space:
                     one = changed(hypothesis, (*path, "fraction_bits"), bits)
                     one["stages"][i]["rounding"] = mode
                     yield path, one
+                for offset in range(-2, 3) if stage.get("accumulator") else ():
+                    cut = {"fraction_bits": bits, "rounding": "toward-zero", "opposing": "complement"}
+                    inverted = {**stage, **cut, "accumulator": {"offset": offset} if offset else True}
+                    yield self._set(hypothesis, path, inverted)
 
     def _of(self, hypothesis: Data, path: Path, kind: type[BaseModel], value: Data, near: bool) -> Iterator[Any]:
         """Yield a hypothesis for each other value of each field of one part of it."""
@@ -247,8 +236,6 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
                         modes = ("down", "nearest-even", "to-odd") if now is None else ()
                         yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
-                        if now is None and value.get("accumulator"):  # terms are inverted at the place of the cut
-                            yield self._set(one[1], (*path, "opposing"), "complement")
                         if now is None and other == WINDOW:  # fields that do nothing without a cut
                             low, high = self.exponents()
                             yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))
@@ -257,6 +244,13 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
+                        if (
+                            value.get("accumulator") and abs(other - now) <= 3
+                        ):  # the running value aligns elsewhere, too
+                            own = value["accumulator"] if isinstance(value["accumulator"], dict) else {}
+                            own = {n: v for n, v in own.items() if n != "fraction_bits"}
+                            for offset in (-2, -1, 1, 2):
+                                yield path, self._set(one[1], (*path, "accumulator"), own | {"offset": offset})[1]
                         if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
                             moved_with = value["zero_exponent"] + other - now
                             yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]

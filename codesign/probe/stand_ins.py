@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from codesign.probe.hypotheses import Data, Path, changed, format_of, named_or_fields
+from codesign.probe.hypotheses import Data, Path, changed, format_of, mantissa_bits, named_or_fields
 
 WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
 """Exponents of FP32."""
+
+
+def wide_register(bits: int, rounding: str) -> Data:
+    """Return a register with the exponents of FP32 and so many bits of mantissa."""
+    return {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": rounding}
 
 
 def stand_ins(hypothesis: Data) -> Iterator[Data]:
@@ -25,27 +30,51 @@ def stand_ins(hypothesis: Data) -> Iterator[Data]:
         if bits is not None:
             for width in (bits - 1, bits, bits + 1):
                 for own in {mode, "nearest-even"} if 0 < width <= 44 else ():
-                    register = {"format": named_or_fields({**WIDE, "mantissa_bits": width}), "rounding": own}
                     exact = changed(hypothesis, ("stages", i, "fraction_bits"), None)
-                    yield changed(exact, ("stages", i, "result"), [register, *registers])
+                    yield changed(exact, ("stages", i, "result"), [wide_register(width, own), *registers])
         if len(registers) > 1 - (i < len(hypothesis["stages"]) - 1 and "chain" not in stage):
-            width = format_of(registers[0]["format"]).mantissa_bits
+            width = mantissa_bits(registers[0]["format"])
             for other in (width, width + 1, width + 2):
                 cut = changed(hypothesis, ("stages", i, "fraction_bits"), other)
                 cut = changed(cut, ("stages", i, "rounding"), registers[0]["rounding"])
                 yield changed(cut, ("stages", i, "result"), registers[1:])
 
 
+def regrouped(registers: list[Data]) -> Iterator[list[Data]]:
+    """Yield lists of registers with one fewer, with one twice, with two for one, and with one for two."""
+    for j, register in enumerate(registers):
+        before, after, fmt = registers[:j], registers[j + 1 :], format_of(register["format"])
+        yield [*before, *after]
+        yield [*before, register, register, *after]
+        if fmt.kind == "float":  # rounded as if exponents had no lower end, then flushed
+            wide = named_or_fields({**WIDE, "exponent_bits": 9, "bias": 255, "mantissa_bits": fmt.mantissa_bits})
+            flushed = {"overflow": "infinity", **register, "rounding": "toward-zero", "subnormals": "flush"}
+            yield [*before, {"format": wide, "rounding": register["rounding"]}, flushed, *after]
+        if before:  # the bits of the first and the range of the second
+            first = before[-1]
+            ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
+            one = named_or_fields({**ranged, "mantissa_bits": mantissa_bits(first["format"])})
+            yield [*before[:-1], {**register, "format": one, "rounding": first["rounding"]}, *after]
+
+
+def replaced(hypothesis: Data, i: int, count: int, stages: list[Data]) -> Data:
+    """Return a hypothesis with other stages for `count` of its own from number `i` on; scales apply where they did."""
+    own, scale = hypothesis["stages"], hypothesis.get("scale", {})
+    onto = scale.get("onto", -1)
+    moves = {"scale": {**scale, "onto": onto + len(stages) - count}} if onto >= i else {}
+    return {**hypothesis, "stages": [*own[:i], *stages, *own[i + count :]], **moves}
+
+
 def absorbed(hypothesis: Data) -> Iterator[Data]:
     """Yield hypotheses without a stage that only rounds the results below: these are rounded where they are summed."""
-    stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
-    for i, (lower, upper) in enumerate(pairwise(stages)):
+    onto = hypothesis.get("scale", {}).get("onto", -1)
+    for i, (lower, upper) in enumerate(pairwise(hypothesis["stages"])):
         alone = upper["terms"] == 1 and not upper.get("accumulator") and "fraction_bits" not in upper
-        if alone and upper.get("result") and scale.get("onto", -1) != i:
-            moves = {"scale": {**scale, "onto": scale["onto"] - 1}} if scale.get("onto", -1) > i else {}
+        if alone and upper.get("result") and onto != i:
             for kept in (upper["result"], [*lower.get("result", []), *upper["result"]]):
-                one = {n: v for n, v in lower.items() if n != "exponent"} | {"result": kept}
-                yield {**hypothesis, "stages": [*stages[:i], one, *stages[i + 2 :]], **moves}
+                yield replaced(
+                    hypothesis, i, 2, [{n: v for n, v in lower.items() if n != "exponent"} | {"result": kept}]
+                )
 
 
 def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:
@@ -61,9 +90,8 @@ def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:
 
 def split(hypothesis: Data) -> Iterator[Data]:
     """Yield hypotheses in which two stages share what one of them does: the upper adds C or the running value."""
-    stages, scale = hypothesis["stages"], hypothesis.get("scale", {})
-    for i, stage in enumerate(stages):
-        if not stage.get("accumulator") or stage["terms"] == 1:
+    for i, stage in enumerate(hypothesis["stages"]):
+        if not stage.get("accumulator") or stage["terms"] == 1 or "to" in stage.get("interleave", {}):
             continue
         cut = {n: stage[n] for n in ("fraction_bits", "rounding", "zero_exponent") if n in stage}
         keeps = {n: stage[n] for n in ("interleave",) if n in stage}
@@ -78,7 +106,4 @@ def split(hypothesis: Data) -> Iterator[Data]:
             ({"result": stage["result"]}, {}),
             ({**cut, "result": stage["result"]}, {}),
         ):
-            if "to" not in stage.get("interleave", {}):
-                moves = {"scale": {**scale, "onto": scale["onto"] + 1}} if scale.get("onto", -1) >= i else {}
-                two = [{**lower, **below}, {**upper, **above}]
-                yield {**hypothesis, "stages": [*stages[:i], *two, *stages[i + 1 :]], **moves}
+            yield replaced(hypothesis, i, 1, [{**lower, **below}, {**upper, **above}])

@@ -31,6 +31,26 @@ def structures(k: int) -> Iterator[list[Data]]:
                                 yield [{"terms": terms}, *({"terms": 2} for _ in range(more)), last]
 
 
+def rules_of(stage: Data) -> Data:
+    """Return the fields of a stage that say how it sums, not what."""
+    return {n: v for n, v in stage.items() if n not in ("terms", "chain", "interleave")}
+
+
+def arranged(structure: list[Data], inner: Iterable[Data], last: Data) -> list[Data]:
+    """Return the stages of a structure under rules for each stage below the last, and for the last.
+
+    Only a chain has a running value, in a register: the last one's if the rule has none.
+    """
+    *below, end = structure
+    stages = []
+    for shape, rule in zip(below, inner, strict=True):
+        own = {n: v for n, v in rule.items() if n != "accumulator" or "chain" in shape}
+        if "chain" in shape and not own.get("result"):
+            own = {n: v for n, v in own.items() if n != "exponent"} | {"result": last["result"]}
+        stages.append({**shape, **own})
+    return [*stages, {**end, **last}]
+
+
 def interleaved(stages: list[Data], k: int) -> Iterator[list[Data]]:
     """Yield a structure with the terms of its first stage dealt out in turn, in every way that k allows."""
     first, *rest = stages
@@ -65,13 +85,20 @@ def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
         return
     nearest = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
     same = {"result": last["result"][-1:]}
-    for cut in ({"fraction_bits": 24, "rounding": "toward-zero"}, {"fraction_bits": 13, "rounding": "toward-zero"}):
+    cuts = [{"fraction_bits": bits, "rounding": "toward-zero"} for bits in (24, 13)]
+    for cut in cuts:
         yield cut, last
         if "fraction_bits" not in last:
             yield cut, {**cut, **last}
             yield {}, {**cut, **last}
-            yield cut, {"fraction_bits": 30, "rounding": "down", **last}
         yield {**cut, **same}, last
+    if "fraction_bits" not in last:
+        down = {"fraction_bits": 30, "rounding": "down", **last}
+        yield cuts[0], down
+        yield cuts[0], {**down, "accumulator": {"fraction_bits": 24}}
+        below, offset = cuts[0] | {"rounding": "down"}, {"accumulator": {"offset": -2}}
+        yield {}, {**cuts[0], **last, **offset, "opposing": "complement"}
+        yield below, {**below, **last, **offset}
     yield same, last
     yield nearest, last
     if space.scale:

@@ -414,7 +414,7 @@ static int sum(const Program *p, const Stage *s, Number **block, Number *running
     }
     if (nonzero && against) {
       const L unit = largest - s->fraction_bits - p->base;
-      if (unit < 0 || unit >= 64 * (p->words - 4)) return TOO_FAR;
+      if (unit < 0 || unit >= 64 * (p->words - 2)) return TOO_FAR;
       clear(&scratch->cut);
       deposit(&scratch->cut, against, unit);
       add(total[!running->negative], &scratch->cut);

@@ -238,21 +238,26 @@ def _extent(spec: Instruction, stages: list[Stage]) -> tuple[int, int]:
     fixed = sum(x[2] for x in own)
     fixed += sum(max(lowest_exponent(f, spec.widen), f.max_exponent, 0) for f in (spec.a, spec.b))
     high = max(max(highs) + scales_high, fixed + max(scales_high, 0)) + 32
-    low = min(min(lows), 0) + scales_low - max(x[3] for x in own)
+    low = min(min(lows), 0) + scales_low - _below(stages)
     return low, (high - low) // 64 + 4
 
 
 @_once
-def _range(stage: Stage) -> tuple[int, int, int, int]:
-    """Return the lowest and the highest exponent of a stage's registers, the sum of its fixed exponents above 0, and how far
-    below all terms the unit lies that inverted terms take away."""
+def _range(stage: Stage) -> tuple[int, int, int]:
+    """Return the lowest and the highest exponent of a stage's registers, and the sum of its fixed exponents above 0."""
     formats = [r.format for r in stage.result]
-    fixed = [e for e in (stage.zero_exponent, stage.exponent) if e is not None]
-    below = 0
-    if stage.opposing == "complement":
-        below = (stage.fraction_bits or 0) + max(0, -stage.offset) + max([0, *(-e for e in fixed)])
     low, high = min((f.min_lsb_exponent for f in formats), default=0), max((f.max_exponent for f in formats), default=0)
-    return low, high, sum(e for e in fixed if e > 0) + max(0, stage.offset), below
+    return low, high, sum(max(e, 0) for e in _fixed(stage)) + max(0, stage.offset)
+
+
+def _fixed(stage: Stage) -> list[int]:
+    return [e for e in (stage.zero_exponent, stage.exponent) if e is not None]
+
+
+def _below(stages: list[Stage]) -> int:
+    """Return how far below all terms the unit may lie that inverted terms take away."""
+    places = [(s.fraction_bits or 0) + max(0, -s.offset) for s in stages if s.opposing == "complement"]
+    return max(places) + max([0, *(-e for s in stages for e in _fixed(s))]) if places else 0
 
 
 def _dealing(stage: Stage) -> tuple[Any, ...]:
