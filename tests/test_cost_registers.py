@@ -84,7 +84,7 @@ def test_two_bf16_registers_in_hardware_hold_sixteen_bits():
 )
 def test_a_wrong_remainder_is_noticed(monkeypatch, fault):
     """The vectors that ship show what a designer would get wrong first."""
-    real, real_sum, spec = two_registers._lost, two_registers._two_sum, BF16X2
+    real, real_sum, spec = two_registers.what_is_lost, two_registers._two_sum, BF16X2
 
     def lost(block, total, value, register):
         found = real(block, total, value, register)
@@ -100,7 +100,7 @@ def test_a_wrong_remainder_is_noticed(monkeypatch, fault):
         spec = KAHAN
         monkeypatch.setattr(two_registers, "_two_sum", two_sum)
     else:
-        monkeypatch.setattr(two_registers, "_lost", lost)
+        monkeypatch.setattr(two_registers, "what_is_lost", lost)
     netlist = elaborate(unit(spec))
     assert any((outputs(netlist, batch) != batch.d).any() for batch in shipped(spec))
 

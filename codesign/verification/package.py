@@ -162,7 +162,7 @@ def _scoreboard(inputs: dict[str, int], outputs: dict[str, int]) -> str:
     declared = "\n".join(f"  input logic [{bits - 1}:0] {name}," for name, bits in inputs.items())
     names = {"d": "d"} | {name: f"{name}_out" for name in list(outputs)[1:]}
     taken = ",\n".join(f"  input logic [{outputs[name] - 1}:0] {port}" for name, port in names.items())
-    return f"""// The scoreboard, for any bench: operands and outputs of a unit, a vector per clock, outputs after LATENCY clocks.
+    return f"""// The scoreboard, for any bench: operands and outputs of a unit, a vector per clock, LATENCY clocks apart.
 // Every mismatch counts; the report at the end says which stage and field explain them.
 package golden_pkg;
   localparam int INPUT_BITS = {sum(inputs.values())};
@@ -222,7 +222,7 @@ def _testbench(inputs: dict[str, int], outputs: dict[str, int], count: int) -> s
         f"golden_pkg::golden_expected({i}) != 64'(now[{word + at + bits - 1}:{word + at}])"
         for i, (bits, at) in enumerate((bits, int(parts[name].partition(":")[2])) for name, bits in outputs.items())
     )
-    return f"""// All vectors of {VECTORS} through the module `unit`; ends with PASS or FAIL. Results of the file are checked, too.
+    return f"""// All vectors of {VECTORS} through the module `unit`; ends with PASS or FAIL. The file's results are checked.
 module testbench;
   localparam int COUNT = {count};
   logic [{word + size - 1}:0] vectors [0:COUNT-1];
@@ -307,7 +307,7 @@ def _readme(step: Instruction, said: str) -> str:
     covered = "all bins of `codesign vectors` are counted" if _has_goals(step) else "there are no coverage bins of it"
     taken = f"\nRandom bits are the input `random`: {len(draws(step))} draws a vector.\n" if step.is_stochastic else ""
     handed = (
-        "\nThe running value has two registers: outputs `running_out` and `rest_out` are compared beside D, and are the inputs\n"
+        "\nThe running value has two registers: outputs `running_out` and `rest_out` are compared beside D, and are inputs\n"
         "`running` and `rest` of the next step. With the input `first` a step starts from C.\n"
         if step.remainder
         else ""
@@ -321,7 +321,7 @@ One element of D, one step of {step.span} products and C; {covered}. Only the co
 | `golden.h`, `golden.c` | the bit-exact model, C99, integers only; a trace keeps every value between operands and D |
 | `scoreboard.h`, `scoreboard.c` | comparison, coverage, blame; includes golden.c: compile this file alone |
 | `scoreboard.sv` | DPI-C imports (`golden_pkg`) and a module to instantiate or bind, parameter LATENCY |
-| `testbench.sv`, `{VECTORS}` | runs the vectors through a module `unit`; outputs on top, then the inputs, the first port lowest |
+| `testbench.sv`, `{VECTORS}` | runs the vectors through a module `unit`; outputs on top, then inputs, the first port lowest |
 | `test_scoreboard.py` | the same bench for cocotb 2 |
 
 ```sh
