@@ -16,20 +16,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import pytest
-from planted import ARITHMETIC, PLANTED, SMALL, SMALL_SCALED, plant
+from planted import ARITHMETIC, PLANTED, SMALL, SMALL_IN_TWO, SMALL_SCALED, TWO_REGISTERS, plant
 
 from codesign.commit import commit
 from codesign.evidence.cost.proof.unit_proof import prove
 from isa_model.output_files import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
-UNITS = {"small": SMALL, "small, scaled": SMALL_SCALED}
+UNITS = {"small": SMALL, "small, scaled": SMALL_SCALED, "small, two registers": SMALL_IN_TWO}
 
 
 def main() -> int:
-    """Prove both units without a fault and with each, and return whether a fault stayed unconfirmed."""
+    """Prove all units without a fault and with each, and return whether a fault stayed unconfirmed."""
     record: dict[str, dict[str, object]] = {}
-    faults = {"none": None, **PLANTED, **ARITHMETIC}
+    faults = {"none": None, **PLANTED, **ARITHMETIC, **TWO_REGISTERS}
     missed = []
     for name, fault in faults.items():
         for unit, spec in UNITS.items():

@@ -60,6 +60,13 @@ ARITHMETIC = {
 }
 """Faults in arithmetic."""
 
+TWO_REGISTERS = {
+    "a sum rounded up loses what was below": ("two_registers", "_away", lambda last, value: Const(0, 1)),
+    "an infinite sum leaves something": ("two_registers", "any_of", lambda block, name, flags: Const(0, 1)),
+    "a start keeps what was lost before": ("two_registers", "gate", lambda value, enable: value),
+}
+"""Faults in what a second register keeps."""
+
 
 def plant(monkeypatch, fault):
     """Put a fault into the generator until the test ends."""
@@ -87,3 +94,19 @@ SMALL_SCALED = instruction(
     },
 )
 """The same for scales whose product overflows, on sums that cancel."""
+SMALL_IN_TWO = instruction(
+    {
+        "s": aligned(
+            2,
+            5,
+            "nearest-even",
+            accumulator=True,
+            result=_REGISTER,
+            remainder={"format": "e5m2", "rounding": "nearest-even"},
+        )
+    },
+    a="e5m2",
+    b="e3m2",
+    accumulator="e5m8",
+)
+"""The same for a running value in two registers."""

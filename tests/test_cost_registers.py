@@ -18,17 +18,15 @@ from codesign.evidence.cost.chip import accumulator_traffic
 from codesign.evidence.cost.energy import workload_vectors
 from codesign.evidence.cost.pipeline import pipeline
 from codesign.evidence.cost.predict import predict
-from codesign.evidence.cost.proof.unit_proof import prove
 from codesign.evidence.cost.rtl import stalled, two_registers
 from codesign.evidence.cost.rtl.block_sizes import sizes
-from codesign.evidence.cost.rtl.ports import check, ports
+from codesign.evidence.cost.rtl.ports import ports
 from codesign.evidence.cost.rtl.unit import unit
 from codesign.evidence.cost.synth import readable, synthesise
 from codesign.evidence.cost.unit_vectors import UnitVectors, adversarial, shipped
 from codesign.evidence.cost.verify import compare, outputs
 from codesign.evidence.numerics.trial import Trial
 from codesign.proposal.proposal import Quantisation
-from codesign.verification.package import contents
 from codesign.workloads.gemms import gemms
 from isa_model import InputError
 
@@ -86,7 +84,7 @@ def test_two_bf16_registers_in_hardware_hold_sixteen_bits():
 )
 def test_a_wrong_remainder_is_noticed(monkeypatch, fault):
     """The vectors that ship show what a designer would get wrong first."""
-    real, real_sum, spec = two_registers._lost, two_registers._two_sum, BF16X2
+    real, real_sum, spec = two_registers.what_is_lost, two_registers._two_sum, BF16X2
 
     def lost(block, total, value, register):
         found = real(block, total, value, register)
@@ -102,7 +100,7 @@ def test_a_wrong_remainder_is_noticed(monkeypatch, fault):
         spec = KAHAN
         monkeypatch.setattr(two_registers, "_two_sum", two_sum)
     else:
-        monkeypatch.setattr(two_registers, "_lost", lost)
+        monkeypatch.setattr(two_registers, "what_is_lost", lost)
     netlist = elaborate(unit(spec))
     assert any((outputs(netlist, batch) != batch.d).any() for batch in shipped(spec))
 
@@ -175,15 +173,6 @@ def test_what_no_adder_gives_back_is_refused(stage, message):
     for refuse in (unit, sizes):
         with pytest.raises(InputError, match=message):
             refuse(spec)
-
-
-def test_proofs_leave_it_open_and_the_scoreboard_refuses_it():
-    """A proof says that it has no theorem of two registers; the scoreboard, which compares D, names what has them."""
-    spec = instruction({"s": aligned(1, 3, accumulator=True, result=BF16, remainder=BF16)}, "e2m1", "e2m1")
-    check(spec)
-    assert prove(spec, 20).open == ("a running value in two registers",)
-    with pytest.raises(InputError, match="the scoreboard compares D alone"):
-        contents(spec, 10)
 
 
 def test_traffic_is_of_both_registers():

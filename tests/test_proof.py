@@ -8,10 +8,10 @@ pytest.importorskip("amaranth")
 pytest.importorskip("pyosys")
 pytest.importorskip("bitwuzla")
 
-from cost_specs import SPECS
+from cost_specs import SPECS, instruction
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import ARITHMETIC, PLANTED, SMALL, plant
+from planted import ARITHMETIC, PLANTED, SMALL, SMALL_IN_TWO, TWO_REGISTERS, plant
 
 from codesign.evidence.cost.proof import semantics
 from codesign.evidence.cost.proof.proof_record import shipped
@@ -125,6 +125,7 @@ def test_a_small_unit_is_proved():
     }
 
 
+WIDE = {"format": "e8m2", "rounding": "nearest-even"}
 PARTS = [
     "integers, uint4 by int4, saturate",
     "integers with ignored bits",
@@ -137,6 +138,47 @@ PARTS = [
 def test_parts_of_the_language_have_theorems(part):
     """Integer registers that wrap or clamp, products that become infinite, and a running value that is dropped are proved."""
     assert prove(SPECS[part], 120).words == "proved"
+
+
+KAHAN = {
+    "terms": 1,
+    "accumulator": True,
+    "result": {"format": "e5m2", "rounding": "nearest-even"},
+    "remainder": {"format": "e5m2", "rounding": "nearest-even", "joins": "block"},
+}
+IN_TWO = {
+    "sum": SMALL_IN_TWO,
+    "block": instruction({"s": KAHAN}, "e3m2", "e2m1", accumulator="e5m8"),
+    "end": SPECS["errors summed to the end"],
+}
+
+
+@pytest.mark.parametrize("joins", IN_TWO)
+def test_both_registers_of_a_running_value_are_proved(joins):
+    """D and the codes of both registers are golden's, wherever the second register joins."""
+    record = prove(IN_TWO[joins], 120)
+    assert record.words == "proved"
+    assert {"start from C or from both registers", "no second register of a special number"} <= {
+        b.block for b in record.blocks
+    }
+
+
+@pytest.mark.parametrize("fault", TWO_REGISTERS)
+def test_planted_faults_in_a_second_register_are_refuted(fault, monkeypatch):
+    """A fault in what a register keeps is refuted, by operands whose outputs golden confirms to be others."""
+    plant(monkeypatch, TWO_REGISTERS[fault])
+    record = prove(SMALL_IN_TWO, 60)
+    assert record.status == "refuted"
+    operands = {name: [int(code, 16) for code in codes] for name, codes in record.counterexample.operands.items()}
+    assert int(record.counterexample.golden, 16) == d_of_golden(SMALL_IN_TWO, operands)
+
+
+def test_kahans_sum_of_a_wide_format_is_left_open():
+    """The window of two numbers of any exponents, with what rounding it loses, has no theorem, and is named."""
+    kahan = KAHAN | {"result": WIDE, "remainder": {**WIDE, "joins": "block"}}
+    record = prove(instruction({"s": kahan}, *[WIDE["format"]] * 2, accumulator=WIDE["format"]), 60)
+    assert record.open == ("a sum of two numbers of any exponents, and what rounding it loses",)
+    assert record.status == "unknown"
 
 
 QUICK = {

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from codesign.proposal.quantisation import Quantisation, cast_of
 from isa_model import Instruction, gemm, matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.cast import Cast, quantise
@@ -152,3 +153,16 @@ def test_vectors_of_tables_are_random():
     assert all(v.case.startswith("random") for v in made.vectors)
     assert outputs(made.spec, made.vectors, "portable") == [v.d for v in made.vectors]
     assert matmul(Instruction.model_validate(SPEC), np.full((1, 4), 7, "u1"), np.zeros((4, 1), "u1"))[0, 0] == 0
+
+
+@pytest.mark.parametrize("name", ["posit8", "hif8"])
+def test_formats_that_are_finest_near_one_are_scaled_to_a_number(name):
+    """Scaled to 16, normal numbers lose a few percent; scaled to the format's largest number, several times as much."""
+    x = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+
+    def error(rule):
+        back = quantise(cast_of(rule, FORMATS[name], "activation", None, 1), x).values()
+        return np.linalg.norm(back - x) / np.linalg.norm(x)
+
+    assert error(Quantisation(range=16)) < 0.04
+    assert error(Quantisation()) > 0.1

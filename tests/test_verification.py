@@ -15,8 +15,8 @@ from cost_specs import SPECS
 from golden_in_c import compiled
 
 from codesign.__main__ import run as main
-from codesign.evidence.cost.rtl.ports import ports
-from codesign.evidence.cost.unit_vectors import one_step
+from codesign.evidence.cost.rtl.ports import ports, results
+from codesign.evidence.cost.unit_vectors import in_two, one_step, widths
 from codesign.proposal.target import instruction_of
 from codesign.verification.package import VECTORS, contents, write
 from codesign.verification.variations import variations
@@ -67,7 +67,7 @@ def library(spec, folder, count):
 def check(board, word, bits, d=None):
     operands = word & ((1 << bits) - 1)
     code = word >> bits if d is None else d
-    return board.golden_check(operands.to_bytes(bits // 8 + 8, "little"), code.to_bytes(16, "little"))
+    return board.golden_check(operands.to_bytes(bits // 8 + 8, "little"), code.to_bytes(32, "little"))
 
 
 def bins_of(board):
@@ -150,6 +150,58 @@ def test_a_value_inside_the_unit_is_compared_term_by_term(window, capfd):
     said = capfd.readouterr().out
     assert "block 0: term 1 (a[1] * b[1]) is 511 x 2^-9, expected 512 x 2^-9 (differs by -1 x 2^-9)" in said
     assert "stage 0 has no block 3 with a term 1" in said
+
+
+TWO_REGISTERS = ["two BF16 registers", "errors summed to the end", "Kahan's sum"]
+
+
+@pytest.mark.parametrize("name", TWO_REGISTERS)
+def test_both_registers_of_a_running_value_are_compared(name, tmp_path, capfd):
+    """Every shipped vector is right; a wrong bit in any one output is a mismatch, named by its output."""
+    spec = SPECS[name]
+    board, words = library(spec, tmp_path, 10)
+    size = input_bits(spec)
+    assert all(check(board, word, size) for word in words)
+    at, word = size, words[len(words) // 2]
+    for output, bits in results(spec).items():
+        board.golden_reset()
+        assert not check(board, word ^ 1 << at, size)
+        assert board.golden_report() == 1
+        assert f" {output} = " in capfd.readouterr().out
+        at += bits
+
+
+@pytest.mark.parametrize(
+    ("name", "faulty", "expected"),
+    [
+        ("two BF16 registers", "rest", "stage 0 `s`, the second register: left out"),
+        ("Kahan's sum", "rest", "stage 0 `s`, the second register: left out"),
+        ("errors summed to the end", "running", "stage 0 `s`, the running value: left out"),
+        ("Kahan's sum", "joins", "stage 0 `s`, the sum with the second register: left out"),
+    ],
+)
+def test_a_fault_beside_a_second_register_is_blamed(name, faulty, expected, tmp_path, capfd):
+    """A register that a sum ignores is named, and so is Kahan's sum of the block and what was lost."""
+    spec = SPECS[name]
+    board, words = library(spec, tmp_path, 10)
+    board.golden_reset()
+    sizes, bits = ports(one_step(spec)), widths(one_step(spec))
+    for word in words[::7]:
+        operands, at = {}, 0
+        for port, size in sizes.items():
+            step = bits[port]
+            operands[port] = [word >> (at + i) & ((1 << step) - 1) for i in range(0, size, step)]
+            at += size
+        if operands["first"][0]:
+            continue
+        wrong = operands | ({"rest": [0], "a": [0] * len(operands["a"])} if faulty == "joins" else {faulty: [0]})
+        d = 0
+        for code, size in reversed([*zip(in_two(one_step(spec), wrong), results(spec).values(), strict=True)]):
+            d = d << size | code
+        check(board, word, at, d)
+    assert board.golden_report() > 0
+    report = capfd.readouterr().out
+    assert re.search(rf"^(blame[^:]*|   or): {re.escape(expected)}", report, re.M), report
 
 
 @pytest.mark.parametrize("name", ["hopper.wgmma.m64n256k32.f32.e4m3.e4m3", "higher-precision-accumulation"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import floor, log2, sqrt
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from codesign.workloads.gemms import Gemm, Role
 from isa_model.cast import FLOORS, Cast, CastLevel
@@ -79,8 +79,9 @@ class Quantisation(Spec):
     """Rounding mode of the elements (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
     scale_rounding: Deterministic | None = None
     """Rounding mode of scales in a format narrower than FP32; `up` unless the baseline says otherwise."""
-    range: Literal["largest", "binade"] | None = None
-    """Number to which a group's largest magnitude is scaled: the format's `largest`, or the `binade` below it (OCP MX)."""
+    range: Literal["largest", "binade"] | PositiveFloat | None = None
+    """Number to which a group's largest magnitude is scaled: the format's `largest`, the `binade` below it (OCP MX), or a
+    smaller number. Formats that are finest near 1, as posit8 and HiF8, need one: `range: 16`."""
     random: Literal["elements", "scales"] | None = None
     """What is rounded at random, so that the cast has no bias: `elements`, in place of `rounding`, or the `scales` of
     groups, each corrected first for what rounding its elements took (MS-EDEN, arXiv 2601.22813)."""
@@ -133,7 +134,7 @@ def cast_of(
     overflow (`largest_safe_element`).
     """
     group, scale = None, None
-    span: Literal["largest", "binade"] | float = rule.range or "largest"
+    span = rule.range or "largest"
     rounding = rule.scale_rounding or Rounding.UP
     if side is not None:
         columns = rule.weight_columns if role == "weight" and not side.coarser else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codesign.evidence.cost.export import lines
 from codesign.evidence.cost.rtl.ports import check as check_hardware
-from codesign.evidence.cost.rtl.ports import draws, ports
+from codesign.evidence.cost.rtl.ports import draws, ports, results
 from codesign.evidence.cost.unit_vectors import UnitVectors, one_step, shipped, widths
 from codesign.figures.escape import literal
 from codesign.verification.variations import variations
@@ -44,17 +44,13 @@ def write(spec: Instruction, folder: Path, count: int = 4000) -> str:
 
 def contents(step: Instruction, count: int) -> dict[str, str]:
     """Return the files of a package by name, without the design under test."""
-    if step.remainder:
-        raise InputError.of(
-            f"{step.name}: the scoreboard compares D alone, and a `remainder` goes from one step to the next beside it",
-            "`codesign rtl` without --package: its test bench compares both registers; `codesign disclose` has them in C",
-        )
     check(step)
     vectors, bins = _vectors(step, count), _bins(step)
     others = variations(step)
-    bits, inputs = widths(step), ports(step)
+    bits, inputs, outputs = widths(step), ports(step), results(step)
     scales = [name for name in inputs if name.startswith("scale_")]
     operand = {"a": "a", "b": "b", "c": "c", "random": "r", **dict.fromkeys(scales, "s")}
+    operand |= {"running": "v", "rest": "e", "first": "f"}
     rows = [f"{{'{operand[name]}', {inputs[name] // bits[name]}, {bits[name]}}}" for name in inputs]
     stages = [
         [
@@ -69,6 +65,7 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
     }
     arrays = {
         "Port ports[]": [*rows, "{0, 0, 0}"],
+        "Output outputs[]": [f"{{{c_string(name)}, {bits}}}" for name, bits in outputs.items()],
         **{f"SpecialName names_{name}[]": _names(fmt) for name, fmt in named.items()},
         "char *const register_points[STAGES][MOST_REGISTERS]": [braces(map(c_string, x or [""])) for x in stages],
         "Bin bins[]": [f"{{{c_string(name)}, {int(reachable)}}}" for name, reachable in bins] or ["{0, 0}"],
@@ -78,7 +75,7 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
         f"/* Scoreboard of {visible(step.name)}: the golden model, what it is compared with, and how. */\n",
         '#include "golden.c"\n#include "scoreboard.h"\n',
         "#include <stdarg.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\n",
-        f"enum {{ D_BITS = {step.accumulator.bits}, BINS = {len(bins)}, VARIATIONS = {len(others)} }};\n",
+        f"enum {{ OUTPUTS = {len(outputs)}, BINS = {len(bins)}, VARIATIONS = {len(others)} }};\n",
         f"enum {{ scaled_a = {int(bool(side['a']))}, scaled_b = {int(bool(side['b']))} }};\n",
         variations_table([x.spec for x in others]),
         *(f"static const {kind} = {braces(parts, chr(10))};\n" for kind, parts in arrays.items()),
@@ -93,9 +90,9 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
         "golden.c": source(step),
         "scoreboard.h": (HERE / "scoreboard.h").read_text(),
         "scoreboard.c": "".join(text),
-        "scoreboard.sv": _scoreboard(inputs, step.accumulator.bits),
-        "testbench.sv": _testbench(inputs, step.accumulator.bits, sum(map(len, vectors))),
-        "test_scoreboard.py": _cocotb(inputs, word, step.accumulator.bits),
+        "scoreboard.sv": _scoreboard(inputs, outputs),
+        "testbench.sv": _testbench(inputs, outputs, sum(map(len, vectors))),
+        "test_scoreboard.py": _cocotb(inputs, word, outputs),
         "Makefile": (HERE / "Makefile").read_text(),
         VECTORS: "".join(line for batch in vectors for line in lines(step, batch)),
     }
@@ -161,15 +158,17 @@ def _names(fmt: Format | None) -> list[str]:
 # -- benches -----------------------------------------------------------------------------------------------------------
 
 
-def _scoreboard(inputs: dict[str, int], d: int) -> str:
+def _scoreboard(inputs: dict[str, int], outputs: dict[str, int]) -> str:
     declared = "\n".join(f"  input logic [{bits - 1}:0] {name}," for name, bits in inputs.items())
-    return f"""// The scoreboard, for any bench: operands and D of a unit, a vector per clock, D after LATENCY clocks.
+    names = {"d": "d"} | {name: f"{name}_out" for name in list(outputs)[1:]}
+    taken = ",\n".join(f"  input logic [{outputs[name] - 1}:0] {port}" for name, port in names.items())
+    return f"""// The scoreboard, for any bench: operands and outputs of a unit, a vector per clock, LATENCY clocks apart.
 // Every mismatch counts; the report at the end says which stage and field explain them.
 package golden_pkg;
   localparam int INPUT_BITS = {sum(inputs.values())};
-  localparam int D_BITS = {d};
-  import "DPI-C" function int golden_check(input bit [INPUT_BITS-1:0] operands, input bit [D_BITS-1:0] d);
-  import "DPI-C" function longint unsigned golden_expected();
+  localparam int OUTPUT_BITS = {sum(outputs.values())};
+  import "DPI-C" function int golden_check(input bit [INPUT_BITS-1:0] operands, input bit [OUTPUT_BITS-1:0] results);
+  import "DPI-C" function longint unsigned golden_expected(input int output_number);
   import "DPI-C" function int golden_check_inside(input int stage, input int block, input int term, input int exponent,
                                                   input longint unsigned magnitude);
   import "DPI-C" function int golden_report();
@@ -180,9 +179,10 @@ module scoreboard #(parameter int LATENCY = 0) (
   input logic clk,
   input logic valid,
 {declared}
-  input logic [{d - 1}:0] d
+{taken}
 );
   import golden_pkg::*;
+  wire [OUTPUT_BITS-1:0] results = {{{", ".join(reversed(names.values()))}}};
   int mismatches = 0, unknown = 0;
   logic [INPUT_BITS:0] delayed [0:LATENCY];
   assign delayed[0] = {{valid, {", ".join(reversed(inputs))}}};
@@ -191,8 +191,8 @@ module scoreboard #(parameter int LATENCY = 0) (
   end
   always @(posedge clk) begin
     if (delayed[LATENCY][INPUT_BITS] === 1'b1) begin
-      if ($isunknown(d)) unknown = unknown + 1;
-      else if (golden_check(delayed[LATENCY][INPUT_BITS-1:0], d) == 0) mismatches = mismatches + 1;
+      if ($isunknown(results)) unknown = unknown + 1;
+      else if (golden_check(delayed[LATENCY][INPUT_BITS-1:0], results) == 0) mismatches = mismatches + 1;
     end
   end
   final begin
@@ -212,19 +212,26 @@ def _slices(inputs: dict[str, int]) -> dict[str, str]:
     return found
 
 
-def _testbench(inputs: dict[str, int], d: int, count: int) -> str:
-    word = sum(inputs.values())
+def _testbench(inputs: dict[str, int], outputs: dict[str, int], count: int) -> str:
+    word, size = sum(inputs.values()), sum(outputs.values())
     wires = ", ".join(f".{name}(now[{where}])" for name, where in _slices(inputs).items())
-    return f"""// All vectors of {VECTORS} through the module `unit`; ends with PASS or FAIL. D of the file is checked, too.
+    parts = _slices(outputs)
+    of_unit = ", ".join(f".{name}_out(results[{where}])" for name, where in parts.items())
+    of_board = ", ".join(f".{'d' if name == 'd' else f'{name}_out'}(results[{where}])" for name, where in parts.items())
+    stale = " || ".join(
+        f"golden_pkg::golden_expected({i}) != 64'(now[{word + at + bits - 1}:{word + at}])"
+        for i, (bits, at) in enumerate((bits, int(parts[name].partition(":")[2])) for name, bits in outputs.items())
+    )
+    return f"""// All vectors of {VECTORS} through the module `unit`; ends with PASS or FAIL. The file's results are checked.
 module testbench;
   localparam int COUNT = {count};
-  logic [{word + d - 1}:0] vectors [0:COUNT-1];
-  logic [{word + d - 1}:0] now;
-  logic [{d - 1}:0] d;
+  logic [{word + size - 1}:0] vectors [0:COUNT-1];
+  logic [{word + size - 1}:0] now;
+  logic [{size - 1}:0] results;
   logic clk = 0, valid = 0;
   int i, stale = 0;
-  unit dut ({wires}, .d_out(d));
-  scoreboard board (.clk(clk), .valid(valid), {wires}, .d(d));
+  unit dut ({wires}, {of_unit});
+  scoreboard board (.clk(clk), .valid(valid), {wires}, {of_board});
   initial begin
     $readmemh("{VECTORS}", vectors);
     for (i = 0; i < COUNT; i = i + 1) begin
@@ -232,7 +239,7 @@ module testbench;
       valid = 1;
       #1 clk = 1;
       #1 clk = 0;
-      if (golden_pkg::golden_expected() != 64'(now[{word + d - 1}:{word}])) stale = stale + 1;
+      if ({stale}) stale = stale + 1;
     end
     if (stale > 0) $display("%0d vectors of the file differ from the model", stale);
     if (board.mismatches + board.unknown + stale == 0) $display("PASS: %0d vectors", COUNT);
@@ -243,8 +250,10 @@ endmodule
 """
 
 
-def _cocotb(inputs: dict[str, int], word: int, d: int) -> str:
-    places = {name: tuple(map(int, where.split(":"))) for name, where in _slices(inputs).items()}
+def _cocotb(inputs: dict[str, int], word: int, outputs: dict[str, int]) -> str:
+    places, ends = (
+        {name: tuple(map(int, where.split(":"))) for name, where in _slices(x).items()} for x in (inputs, outputs)
+    )
     return f'''"""cocotb 2 bench of the module `unit`: the vectors of {VECTORS} through the scoreboard in libgolden.so."""
 
 import ctypes
@@ -258,7 +267,9 @@ HERE = Path(__file__).parent
 GOLDEN = ctypes.CDLL(str(HERE / "libgolden.so"))
 INPUTS = {places}
 """Highest and lowest bit of each input within a word."""
-INPUT_BITS, D_BITS = {word}, {d}
+OUTPUTS = {ends}
+"""The same of each output, within what is checked."""
+INPUT_BITS, OUTPUT_BITS = {word}, {sum(outputs.values())}
 
 
 def words(value, bits):
@@ -268,7 +279,7 @@ def words(value, bits):
 
 @cocotb.test()
 async def scoreboard(dut):
-    """D of every vector is the model's; the report names the stage and field that explain what differs."""
+    """Outputs of every vector are the model's; the report names the stage and field that explain what differs."""
     GOLDEN.golden_reset()
     for line in (HERE / "{VECTORS}").read_text().split():
         vector = int(line, 16)
@@ -276,7 +287,8 @@ async def scoreboard(dut):
             getattr(dut, name).value = vector >> low & ((1 << (high - low + 1)) - 1)
         await Timer(1, "step")
         operands = vector & ((1 << INPUT_BITS) - 1)
-        GOLDEN.golden_check(words(operands, INPUT_BITS), words(dut.d_out.value.to_unsigned(), D_BITS))
+        results = sum(getattr(dut, f"{{name}}_out").value.to_unsigned() << low for name, (_, low) in OUTPUTS.items())
+        GOLDEN.golden_check(words(operands, INPUT_BITS), words(results, OUTPUT_BITS))
     mismatches = GOLDEN.golden_report()
     assert mismatches == 0, f"{{mismatches}} mismatches"
 
@@ -294,16 +306,22 @@ if __name__ == "__main__":  # python test_scoreboard.py FILE.v ...
 def _readme(step: Instruction, said: str) -> str:
     covered = "all bins of `codesign vectors` are counted" if _has_goals(step) else "there are no coverage bins of it"
     taken = f"\nRandom bits are the input `random`: {len(draws(step))} draws a vector.\n" if step.is_stochastic else ""
+    handed = (
+        "\nThe running value has two registers: outputs `running_out` and `rest_out` are compared beside D, and are inputs\n"
+        "`running` and `rest` of the next step. With the input `first` a step starts from C.\n"
+        if step.remainder
+        else ""
+    )
     return f"""# Verification package of {literal(step.name)}
 
 One element of D, one step of {step.span} products and C; {covered}. Only the cocotb bench needs Python. {literal(said)}.
-{taken}
+{taken}{handed}
 | file | is |
 |---|---|
 | `golden.h`, `golden.c` | the bit-exact model, C99, integers only; a trace keeps every value between operands and D |
 | `scoreboard.h`, `scoreboard.c` | comparison, coverage, blame; includes golden.c: compile this file alone |
 | `scoreboard.sv` | DPI-C imports (`golden_pkg`) and a module to instantiate or bind, parameter LATENCY |
-| `testbench.sv`, `{VECTORS}` | runs the vectors through a module `unit`; D on top, then the inputs, the first port lowest |
+| `testbench.sv`, `{VECTORS}` | runs the vectors through a module `unit`; outputs on top, then inputs, the first port lowest |
 | `test_scoreboard.py` | the same bench for cocotb 2 |
 
 ```sh
@@ -315,6 +333,6 @@ cc -std=c99 -O2 -shared -fPIC -o libgolden.so scoreboard.c     # other simulator
 
 A report names what explains the wrong outputs: a field of the spec with another value, or a fault of one term (left out,
 sign, bits kept, rounding, exponent, specials or subnormals not seen). It tries each hypothesis on up to 64 wrong and
-512 right vectors, from D alone. Where your bench sees inside the unit, `golden_check_inside` (scoreboard.h)
+512 right vectors, from the outputs alone. Where your bench sees inside the unit, `golden_check_inside` (scoreboard.h)
 compares a term as it enters the adder, or the sum, with the last vector checked.
 """

@@ -2,12 +2,14 @@
 
 typedef struct {
   Operands in;
-  uint64_t d, expected, number;
+  Results got, expected;
+  uint64_t number;
 } Kept;
 
 static Kept wrong[KEPT_WRONG], right[KEPT_RIGHT];
 static uint64_t vectors, mismatches;
 static Operands operands;
+static Results expected;
 static Trace trace, other;
 
 static uint64_t field(const uint32_t *words, int at, int width) {
@@ -17,6 +19,7 @@ static uint64_t field(const uint32_t *words, int at, int width) {
 }
 
 static void unpack(const uint32_t *words, Operands *x) {
+  const Stage *last = &golden_spec.stage[golden_spec.stages - 1];
   int at = 0, scale = 0;
   for (const Port *p = ports; p->count; ++p)
     for (int i = 0; i < p->count; ++i, at += p->bits) {
@@ -26,27 +29,48 @@ static void unpack(const uint32_t *words, Operands *x) {
       if (p->operand == 'c') x->c = code;
       if (p->operand == 's') x->scale[scale++] = code;
       if (p->operand == 'r') x->random[i] = (uint32_t)code << (32 - p->bits);
+      if (p->operand == 'v') x->running = term_of(&last->result[last->registers - 1].format, code);
+      if (p->operand == 'e') x->rest = term_of(&last->remainder.format, code);
+      if (p->operand == 'f') x->goes_on = !code;
     }
 }
 
-int golden_check(const uint32_t *words, const uint32_t *d_words) {
-  const uint64_t d = field(d_words, 0, D_BITS);
+static uint64_t code_of(const Format *f, const Number *x) {
+  return encode(f, x, NEAREST_EVEN, f->has_infinity ? OVER_INFINITY : f->overflow, 0, 0);
+}
+
+/* The outputs of one step. */
+static Results results_of(const Spec *s, const Operands *in, const Fault *fault, Trace *t) {
+  const Stage *last = &s->stage[s->stages - 1];
+  Results r = {{golden_run(s, in, fault, t) & ones(outputs[0].bits)}};
+  if (OUTPUTS == 1) return r;
+  r.code[1] = code_of(&last->result[last->registers - 1].format, &t->running.number);
+  r.code[2] = code_of(&last->remainder.format, &t->rest.number);
+  return r;
+}
+
+static int equal(const Results *x, const Results *y) { return !memcmp(x->code, y->code, sizeof x->code); }
+
+int golden_check(const uint32_t *words, const uint32_t *results) {
+  Results got = {{0}};
+  for (int i = 0, at = 0; i < OUTPUTS; at += outputs[i++].bits) got.code[i] = field(results, at, outputs[i].bits);
   unpack(words, &operands);
-  const uint64_t expected = golden_run(&golden_spec, &operands, 0, &trace) & ones(D_BITS);
+  expected = results_of(&golden_spec, &operands, 0, &trace);
   ++vectors;
   cover(vectors, &golden_spec, &operands, &trace);
-  const Kept kept = {operands, d, expected, vectors - 1};
-  if (d != expected) {
+  const Kept kept = {operands, got, expected, vectors - 1};
+  const int is_right = equal(&got, &expected);
+  if (!is_right) {
     if (mismatches < KEPT_WRONG) wrong[mismatches] = kept;
     ++mismatches;
   } else { /* the first, and later ones in place of older ones */
     const uint64_t n = vectors - mismatches - 1;
     if (n < KEPT_RIGHT || n * 2654435761u % 16 == 0) right[n % KEPT_RIGHT] = kept;
   }
-  return d == expected;
+  return is_right;
 }
 
-uint64_t golden_expected(void) { return trace.d & ones(D_BITS); }
+uint64_t golden_expected(int output) { return expected.code[output]; }
 
 void golden_reset(void) {
   vectors = mismatches = 0;
@@ -95,9 +119,13 @@ static void print_difference(const Number *got, const Number *expected) {
   printf(" (differs by %s)", text_of(&d, text, sizeof text));
 }
 
+/* Terms of a sum beside those of its block. */
+static const char *const beside[] = {"the running value", "the second register", "the sum with the second register"};
+
 static void print_term(const Spec *s, const Sum *sum, int i) {
-  if (sum->running && i == sum->count - 1) {
-    printf("the running value");
+  const int term = term_number(&s->stage[sum->stage], sum, i) - s->stage[sum->stage].terms;
+  if (term >= 0) {
+    printf("%s", beside[term]);
   } else if (sum->stage == 0) {
     const int k = s->stage[0].deal[sum->block * s->stage[0].terms + i];
     printf("term %d (a[%d] * b[%d])", i, k, k);
@@ -142,7 +170,7 @@ static void print_first_difference(const Trace *got, const Trace *expected) {
       printf("\n");
       ++shown;
     }
-    for (int i = 0; i < stage->registers; ++i)
+    for (int i = 0; i < stage->registers && (!stage->joins || b->running); ++i)
       if (!same(&a->after[i], &b->after[i])) {
         printf("  stage %d `%s`, block %d, register %d: %s, expected %s", b->stage, stage->name, b->block, i,
                text_of(&a->after[i], x, sizeof x), text_of(&b->after[i], y, sizeof y));
@@ -153,7 +181,14 @@ static void print_first_difference(const Trace *got, const Trace *expected) {
       }
     if (shown || differ) return;
   }
-  printf("  every sum and register is right: the fault is in the code of D\n");
+  if (!same(&got->rest.number, &expected->rest.number)) {
+    printf("  the second register is %s, expected %s", text_of(&got->rest.number, x, sizeof x),
+           text_of(&expected->rest.number, y, sizeof y));
+    print_difference(&got->rest.number, &expected->rest.number);
+    printf("\n");
+    return;
+  }
+  printf("  every sum and register is right: the fault is in the code of an output\n");
 }
 
 int golden_check_inside(int stage, int block, int term, int exponent, uint64_t magnitude) {
@@ -161,17 +196,19 @@ int golden_check_inside(int stage, int block, int term, int exponent, uint64_t m
   for (int n = 0; n < trace.sums; ++n) {
     const Sum *sum = &trace.sum[n];
     if (sum->stage != stage || sum->block != block) continue;
-    if (term >= sum->count) break;
-    const Number *expected = term < 0 ? &sum->total : &trace.kept[sum->first + term];
-    const Number got = {expected->negative, FINITE, exponent, natural(magnitude)};
-    if (!expected->special && golden_compare(&got, expected) == 0) return 1;
+    int i = term < 0 ? 0 : sum->count - 1;
+    while (i >= 0 && term >= 0 && term_number(&golden_spec.stage[stage], sum, i) != term) --i;
+    if (i < 0 || (term < 0 && golden_spec.stage[stage].joins && !sum->running)) continue;
+    const Number *wanted = term < 0 ? &sum->total : &trace.kept[sum->first + i];
+    const Number got = {wanted->negative, FINITE, exponent, natural(magnitude)};
+    if (!wanted->special && golden_compare(&got, wanted) == 0) return 1;
     printf("stage %d `%s`, block %d: ", stage, golden_spec.stage[stage].name, block);
     if (term < 0)
       printf("the sum");
     else
-      print_term(&golden_spec, sum, term);
-    printf(" is %s, expected %s", text_of(&got, x, sizeof x), text_of(expected, y, sizeof y));
-    print_difference(&got, expected);
+      print_term(&golden_spec, sum, i);
+    printf(" is %s, expected %s", text_of(&got, x, sizeof x), text_of(wanted, y, sizeof y));
+    print_difference(&got, wanted);
     printf("\n");
     return 0;
   }
@@ -192,13 +229,15 @@ typedef struct {
 
 static int explains(const Hypothesis *h, const Kept *v) {
   const Spec *s = h->variation < 0 ? &golden_spec : &golden_variations[h->variation];
-  return (golden_run(s, &v->in, h->fault.kind ? &h->fault : 0, &other) & ones(D_BITS)) == v->d;
+  const Results r = results_of(s, &v->in, h->fault.kind ? &h->fault : 0, &other);
+  return equal(&r, &v->got);
 }
 
 static int count_of(uint64_t n, int most) { return n < (uint64_t)most ? (int)n : most; }
 
 /* Set the next hypothesis; return 0 after the last. Specs come first, then faults of one term, from the products up. */
 static int next(Hypothesis *h) {
+  static const int more[] = {0, 1, 2, 0}; /* terms beside the running value, by where the second register joins */
   static const int amounts[2][FAULTS] = {{0, 1, 3, 2, 0, 0, 0, 2, 3, 3},
                                          {0, 1, 1, 2, 4, 6, 2, 0, 0, 0}}; /* of products, of sums */
   Fault *f = &h->fault;
@@ -206,7 +245,7 @@ static int next(Hypothesis *h) {
   if (!f->kind) h->variation = -1, f->kind = 1, f->stage = -1, f->term = ALL_TERMS, f->amount = -1;
   for (;;) {
     const Stage *stage = &golden_spec.stage[f->stage < 0 ? 0 : f->stage];
-    const int terms = f->stage < 0 ? golden_spec.k : stage->terms + stage->accumulator;
+    const int terms = f->stage < 0 ? golden_spec.k : stage->terms + stage->accumulator + more[stage->joins];
     const int exact = f->stage >= 0 && f->kind >= SHIFTED && stage->fraction_bits == NONE;
     const int unused = exact || (f->term == ALL_TERMS && f->kind == NOT_COMPARED);
     if (!unused && ++f->amount < amounts[f->stage >= 0][f->kind]) return 1;
@@ -243,8 +282,9 @@ static void print_hypothesis(const Hypothesis *h) {
     printf("products, a[%d] * b[%d]: ", f->term, f->term);
   else if (f->term == ALL_TERMS)
     printf("stage %d `%s`, all terms but the running value: ", f->stage, golden_spec.stage[f->stage].name);
-  else if (f->term == golden_spec.stage[f->stage].terms)
-    printf("stage %d `%s`, the running value: ", f->stage, golden_spec.stage[f->stage].name);
+  else if (f->term >= golden_spec.stage[f->stage].terms)
+    printf("stage %d `%s`, %s: ", f->stage, golden_spec.stage[f->stage].name,
+           beside[f->term - golden_spec.stage[f->stage].terms]);
   else
     printf("stage %d `%s`, term %d of a block: ", f->stage, golden_spec.stage[f->stage].name, f->term);
   switch (f->kind) {
@@ -331,9 +371,14 @@ static void print_blame(void) {
   for (int i = 0; i < of_wrong; ++i) {
     if (found && !explains(&best[0], &wrong[i])) continue;
     golden_run(&golden_spec, &wrong[i].in, 0, &trace);
-    printf("vector %llu: d = %0*llx, expected %0*llx%s\n", (unsigned long long)wrong[i].number, (D_BITS + 3) / 4,
-           (unsigned long long)wrong[i].d, (D_BITS + 3) / 4, (unsigned long long)wrong[i].expected,
-           found ? "; as blamed:" : "");
+    printf("vector %llu:", (unsigned long long)wrong[i].number);
+    for (int k = 0, shown = 0; k < OUTPUTS; ++k) {
+      if (wrong[i].got.code[k] == wrong[i].expected.code[k]) continue;
+      printf("%s %s = %0*llx, expected %0*llx", shown++ ? "," : "", outputs[k].name, (outputs[k].bits + 3) / 4,
+             (unsigned long long)wrong[i].got.code[k], (outputs[k].bits + 3) / 4,
+             (unsigned long long)wrong[i].expected.code[k]);
+    }
+    printf("%s\n", found ? "; as blamed:" : "");
     if (found) print_first_difference(&other, &trace);
     return;
   }

@@ -3,9 +3,11 @@
 #include "golden.h"
 
 enum { KEPT_WRONG = 64, KEPT_RIGHT = 512 }; /* vectors that hypotheses are tried on */
+enum { MOST_OUTPUTS = 3 };
 
 typedef struct {
-  int operand, count, bits; /* `operand`: 'a', 'b', 'c', 's' for the scales of one level, 'r' for random bits */
+  int operand, count, bits; /* `operand`: 'a', 'b', 'c', 's' for the scales of one level, 'r' for random bits; of a running
+                             * value in two registers 'v' for the first, 'e' for what it lost, 'f' for the flag of a start */
 } Port;
 
 /* A spec one field away. */
@@ -24,13 +26,25 @@ typedef struct {
   const char *name;
 } SpecialName;
 
-/* Compare one D. `operands` holds the ports one after the other, the first in the lowest bits; both are arrays of words, the
- * lowest first, as DPI-C passes packed vectors. Return 1 if D is right. */
-int golden_check(const uint32_t *operands, const uint32_t *d);
-/* D that the model expects for the last vector checked. */
-uint64_t golden_expected(void);
+/* An output of the unit: D, then both registers of a running value that has two. */
+typedef struct {
+  const char *name;
+  int bits;
+} Output;
+
+/* Codes of the outputs. */
+typedef struct {
+  uint64_t code[MOST_OUTPUTS];
+} Results;
+
+/* Compare the outputs of one step. `operands` holds the ports, `results` the outputs, one after the other, the first in the
+ * lowest bits; both are arrays of words, the lowest first, as DPI-C passes packed vectors. Return 1 if all are right. */
+int golden_check(const uint32_t *operands, const uint32_t *results);
+/* What the model expects of output number `output` for the last vector checked; D is output 0. */
+uint64_t golden_expected(int output);
 /* Compare a value inside a unit with the last vector checked: magnitude * 2**exponent of term `term` of a block as it enters
- * the adder, or with term -1 of the sum. Print what differs. Return 1 if it is right. */
+ * the adder, or with term -1 of the sum. After the terms come the running value and what its register lost. Print what differs.
+ * Return 1 if it is right. */
 int golden_check_inside(int stage, int block, int term, int exponent, uint64_t magnitude);
 /* Print mismatches with their blame, then coverage. Return the number of mismatches. */
 int golden_report(void);

@@ -341,6 +341,14 @@ static Number exact_sum(const Number *x, int count, const Number *further, int i
   return total;
 }
 
+/* The number of entry `i` of a sum for faults and messages: terms of the block by their place, then the running value, then
+ * what its register lost, then the sum of both with the block where they are joined first. */
+static int term_number(const Stage *s, const Sum *sum, int i) {
+  if (sum->running && i == sum->count - 1) return s->terms;
+  if (sum->running && s->joins == JOINS_BLOCK) return s->terms + 2;
+  return i < s->terms ? i : s->terms + 1;
+}
+
 /* golden.add: the sum of a block whose terms, and the running value, are the last entries of the trace. */
 static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
   const Term *t = &trace->entry[sum->first];
@@ -352,7 +360,7 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     const int align = t[i].align == NONE ? s->zero_exponent : t[i].align + (running ? s->offset : 0);
     nan |= t[i].number.special == NOT_A_NUMBER;
     if (t[i].number.special == INFINITE) infinite[t[i].number.negative] = 1;
-    if (align > sum->largest && !is_at(fault, NOT_COMPARED, sum->stage, i)) sum->largest = align;
+    if (align > sum->largest && !is_at(fault, NOT_COMPARED, sum->stage, term_number(s, sum, i))) sum->largest = align;
   }
   for (int i = 0; i < sum->count; ++i) kept[i] = number(0, 0, 0);
   if (nan || infinite[0] || infinite[1]) {
@@ -371,16 +379,16 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     }
     kept[i] = t[i].number;
     if (s->fraction_bits != NONE && sum->largest != NONE) {
-      if (is_at(here, BITS_KEPT, sum->stage, i)) fraction_bits += fault->amount;
-      if (is_at(here, ROUNDED, sum->stage, i)) rounding = fault->amount;
-      if (is_at(here, SHIFTED, sum->stage, i)) further = -fault->amount;
+      if (is_at(here, BITS_KEPT, sum->stage, term_number(s, sum, i))) fraction_bits += fault->amount;
+      if (is_at(here, ROUNDED, sum->stage, term_number(s, sum, i))) rounding = fault->amount;
+      if (is_at(here, SHIFTED, sum->stage, term_number(s, sum, i))) further = -fault->amount;
       const int place = sum->largest - fraction_bits, right = place - t[i].number.exponent + further;
       kept[i].significand = shift_right(&t[i].number.significand, right, rounding, t[i].number.negative, 0, 0);
       kept[i].exponent = place;
     }
-    if (is_at(here, SIGN_FLIPPED, sum->stage, i)) kept[i].negative ^= 1;
-    const int beyond = is_at(here, NOT_COMPARED, sum->stage, i) && fault->amount && t[i].align > sum->largest;
-    if (beyond || is_at(here, LEFT_OUT, sum->stage, i)) kept[i].significand = natural(0);
+    if (is_at(here, SIGN_FLIPPED, sum->stage, term_number(s, sum, i))) kept[i].negative ^= 1;
+    const int beyond = is_at(here, NOT_COMPARED, sum->stage, term_number(s, sum, i)) && fault->amount && t[i].align > sum->largest;
+    if (beyond || is_at(here, LEFT_OUT, sum->stage, term_number(s, sum, i))) kept[i].significand = natural(0);
   }
   Number units = number(0, 0, 0);
   if (s->complement) { /* each term against the running value's sign takes one unit more, unless every term is a zero */
@@ -437,6 +445,7 @@ static void run_in_two(const Stage *s, const Fault *fault, Trace *trace, Sum *su
   if (sum->total.special || running->number.special) return;
   rest->number = exact_sum(lost, s->joins == JOINS_END ? 3 : 2, 0, 0);
   *rest = rounded(rest, &s->remainder, 0);
+  if (is_zero(&rest->number)) rest->number.negative = 0; /* a zero is no term */
 }
 
 /* golden.joined: the running value with its second register, rounded to D. */

@@ -7,7 +7,10 @@ from amaranth.hdl import Const
 from codesign.evidence.cost.proof import semantics
 from codesign.evidence.cost.proof.netlist_terms import Bit
 from codesign.evidence.cost.proof.observed import Observed
+from codesign.evidence.cost.proof.semantics import Term
+from codesign.evidence.cost.proof.smt import Bits
 from codesign.evidence.cost.rtl.block import TermWires
+from isa_model.formats import Format
 
 SMALL = 12
 """Bits of both factors together up to which a product is one theorem."""
@@ -101,16 +104,31 @@ def rounded(unit: Observed, i: int) -> TermWires:
     draw = reader.bind(unit.bits(random)[-register.random_bits :]) if random is not None else None
     meant = semantics.rounded(value, register, positive_zero, draw)
     built = unit.term(reader, result, bind=False)
-    claims = [*semantics.same(built, meant), *unit.kept(reader, result, built, bind=False)]
+    claims = [
+        *semantics.same(built, meant),
+        *unit.kept(reader, result, built, bind=False),
+        *within(register.format, built),
+    ]
     unit.prove(f"round to {register.format.name}", reader, given, claims)
     return result
 
 
+def within(fmt: Format, value: Term) -> list[Bits]:
+    """Return the claim that a number rounded to a format is not beyond its largest, if its highest codes are no numbers."""
+    m = fmt.mantissa_bits
+    largest = fmt.max_finite_magnitude & ((1 << m) - 1) | 1 << m
+    if fmt.kind != "float" or fmt.infinity or largest + 1 == 2 << m:
+        return []
+    top = value.position.eq(fmt.max_exponent - m)
+    size = value.significand.width
+    return [~value.finite | ~top | ~value.none.script.const(largest, size).below(value.significand)]
+
+
 def written(unit: Observed, i: int) -> list[Bit]:
-    fmt, term, _, nan_code = unit.calls[i].args
+    fmt, term, kept, nan_code = unit.calls[i].args
     reader = unit.reader()
     value = unit.term(reader, term)
-    given = unit.kept(reader, term, value)
+    given = [*unit.kept(reader, term, value), *(within(fmt, value) if kept == fmt else ())]
     code = semantics.written(fmt, value, nan_code)
     bits = unit.bits(unit.calls[i].result)
     unit.prove(f"code of {fmt.name}", reader, given, [reader.word(bits).eq(code)])

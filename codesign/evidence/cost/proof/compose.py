@@ -10,21 +10,25 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 
-from codesign.evidence.cost.proof import blocks, integers, semantics
+from codesign.evidence.cost.proof import blocks, integers, semantics, two_registers
 from codesign.evidence.cost.proof.integers import Code, Whole
 from codesign.evidence.cost.proof.netlist_terms import Bit, NotProvable
 from codesign.evidence.cost.proof.observed import ANY, Observed
 from codesign.evidence.cost.proof.smt import Bits
 from codesign.evidence.cost.proof.sums import add
+from codesign.evidence.cost.proof.two_registers import Both
 from codesign.evidence.cost.rtl.block import TermWires
-from codesign.evidence.cost.rtl.ports import draws, scale_inputs, sums_integers
+from codesign.evidence.cost.rtl.ports import draws, registers, scale_inputs, sums_integers
+from codesign.evidence.cost.rtl.term_sums import WIDEST, range_of
+from codesign.evidence.cost.rtl.two_registers import alone, exactly
 from isa_model import golden
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
-from isa_model.stage import Register, Stage
+from isa_model.stage import Register, Remainder, Stage
 
 T = TypeVar("T")
 
@@ -46,12 +50,10 @@ class Factors:
 def prove_unit(spec: Instruction, unit: Observed) -> None:
     """Prove that the unit computes `golden.instruction` of one step, block by block. Raises NotProvable where it cannot."""
     steps = _Steps(spec, unit)
-    if spec.remainder:
-        raise NotProvable("a running value in two registers")
     if "integer" in (spec.a.kind, spec.b.kind) and not (spec.is_integer or sums_integers(spec)):
         raise NotProvable("integers whose products are summed as numbers")
     on_wires = _copy_of_golden()
-    for name in ("operand", "read", "products", "term", "times", "add", "put", "rounded", "written"):
+    for name in ("operand", "read", "products", "term", "times", "add", "put", "rounded", "written", "run_in_two"):
         setattr(on_wires, name, getattr(steps, name))
     a, b, c = (steps.elements(name, count) for name, count in (("a", spec.span), ("b", spec.span), ("c", 1)))
     scales: dict[bool, list[list[Code]]] = {True: [], False: []}
@@ -62,10 +64,14 @@ def prove_unit(spec: Instruction, unit: Observed) -> None:
     places = {
         (d.block, spec.register_number(d.stage) + d.register): code for d, code in zip(draws(spec), random, strict=True)
     }
-    running = steps.read(spec, spec.c_format, c[0], spec.flush_c)
+    if spec.remainder:
+        unit.taken = partial(two_registers.taken, unit, spec)
+    running = steps.started(c[0]) if spec.remainder else steps.read(spec, spec.c_format, c[0], spec.flush_c)
     value = on_wires.instruction(spec, a, b, running, of_a, of_b, 0, lambda *place: places[place])
-    if list(steps.written(spec, value)) != unit.netlist.ports["d_out"]:
-        raise NotProvable("wiring: D is not the code of the last register")
+    outputs = steps.of_both(value) if spec.remainder else {"d": steps.written(spec, value)}
+    for name, bits in outputs.items():
+        if list(bits) != unit.netlist.ports[f"{name}_out"]:
+            raise NotProvable(f"wiring: {'D' if name == 'd' else name} is not the code of the last register")
 
 
 def _copy_of_golden() -> ModuleType:
@@ -90,11 +96,11 @@ class _Steps:
         size = len(bits) // count
         return [tuple(bits[i * size : (i + 1) * size]) for i in range(count)]
 
-    def _once(self, prove: Callable[[Observed, int], T], i: int) -> T:
+    def _once(self, prove: Callable[..., T], i: int, *given: Any) -> T:
         """Return the result of a theorem on a call, which is proved the first time."""
         key = (prove.__name__, i)
         if key not in self.done:
-            self.done[key] = prove(self.unit, i)
+            self.done[key] = prove(self.unit, i, *given)
         result: T = self.done[key]
         return result
 
@@ -173,7 +179,7 @@ class _Steps:
         claims = semantics.same(times(times(x, y, one), z, whole), times(x, times(y, z, other), whole))
         self.unit.prove("product of scales first", reader, given, claims)
 
-    def add(self, stage: Stage, block: Sequence[Any], running: Any) -> tuple[TermWires | Whole, None]:
+    def add(self, stage: Stage, block: Sequence[Any], running: Any) -> tuple[Any, None]:
         if isinstance(block[0], integers.Factors):
             of_a, of_b = [x.a for x in block], [x.b for x in block]
             i = self.unit.find("summed", ANY, of_a, of_b, ANY, running.code if isinstance(running, Whole) else ANY)
@@ -198,6 +204,49 @@ class _Steps:
 
     def _rounded(self, value: TermWires, register: Register, positive_zero: bool, random: Any) -> TermWires:
         return self._once(blocks.rounded, self.unit.find("rounded", value, register, positive_zero, random))
+
+    def started(self, c: Code) -> Both:
+        """Return both registers that a step starts from."""
+        ports = [self.elements(name, 1)[0] for name in (*registers(self.spec), "first")]
+        return self._once(two_registers.start, self.unit.find("start", self.spec, c, *ports))
+
+    def run_in_two(self, stage: Stage, remainder: Remainder, block: Sequence[TermWires], running: Both) -> Both:
+        """Return both registers after a block, in the steps of `golden.run_in_two`."""
+        rest = self._once(two_registers.present, self.unit.find("present", stage, running.value, running.rest))
+        if remainder.joins == "block":
+            total, _ = self.add(alone(stage), block, rest)
+            block = [self._rounded(total, remainder.register, False, None)]
+        if not stage.aligned and range_of([*block, running.value]) > WIDEST:
+            raise NotProvable("a sum of two numbers of any exponents, and what rounding it loses")
+        total, _ = self.add(stage, [*block, rest] if remainder.joins == "sum" else block, running.value)
+        register, positive = stage.result[-1], stage.zero == "positive"
+        value = self._rounded(total, register, positive, None)
+        lost: Any = self._once(two_registers.what_is_lost, self.unit.find("what_is_lost", total, value, register))
+        if remainder.joins == "end":
+            lost, _ = self.add(exactly(stage, remainder.register), [lost], rest)
+        kept = self._rounded(replace(lost, nan=(), infinite=()), remainder.register, True, None)
+        i = self.unit.find("if_finite", total, value, kept)
+        return Both(value, self._once(two_registers.if_finite, i, remainder.format))
+
+    def of_both(self, both: Both) -> dict[str, list[Bit]]:
+        """Return the codes of D, as `golden.joined` forms it, and of both registers, by output."""
+        *_, last = self.spec.stages.values()
+        exact, joining, positive = (
+            exactly(last, self.spec.joining, last.zero),
+            self.spec.joining,
+            last.zero == "positive",
+        )
+        rest = self._once(two_registers.present, self.unit.find("present", exact, both.value, both.rest))
+        total, _ = self.add(exact, [rest], both.value)
+        d = self._rounded(total, joining, positive, None)
+        two_registers.unchanged(self.unit, last.result[-1].format, joining, positive)
+        codes = {"d": (self.spec.accumulator, d, self.spec.nan_code)}
+        for (name, fmt), value in zip(registers(self.spec).items(), (both.value, both.rest), strict=True):
+            codes[name] = fmt, value, fmt.nan_code
+        return {
+            name: self._once(blocks.written, self.unit.find("encode", fmt, value, fmt, nan_code))
+            for name, (fmt, value, nan_code) in codes.items()
+        }
 
     def written(self, spec: Instruction, value: TermWires | Whole) -> list[Bit]:
         if isinstance(value, Whole):

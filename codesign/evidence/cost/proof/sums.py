@@ -119,7 +119,8 @@ def largest(unit: Observed, stage: Stage, terms: Sequence[TermWires], i: int) ->
             common = common.common
         counting.append((~empty, value))
     if stage.zero_exponent is not None:
-        counting.append((either(nones, script), script.const(stage.zero_exponent, EXPONENT)))
+        zeros = [none for none, t in zip(nones, terms, strict=True) if not t.optional]
+        counting.append((either(zeros, script), script.const(stage.zero_exponent, EXPONENT)))
     word = reader.word(unit.bits(exponent.field))
     top = word.extended(EXPONENT) + exponent.offset
     none = ~either([counts for counts, _ in counting], script)

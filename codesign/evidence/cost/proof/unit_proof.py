@@ -17,9 +17,9 @@ from codesign.evidence.cost.proof.observed import Lifted, Observed, observe_unit
 from codesign.evidence.cost.proof.proof_record import BlockProof, Counterexample, MappedProof, ProofRecord
 from codesign.evidence.cost.proof.smt import Script, solve
 from codesign.evidence.cost.records import design_sha256
-from codesign.evidence.cost.rtl.ports import draw_bits, draws
+from codesign.evidence.cost.rtl.ports import draw_bits, draws, results
 from codesign.evidence.cost.synth import abc, run
-from codesign.evidence.cost.unit_vectors import arguments, one_step, widths
+from codesign.evidence.cost.unit_vectors import arguments, in_two, one_step, widths
 from isa_model import golden
 from isa_model.instruction import Instruction
 from isa_model.output_files import scratch
@@ -53,7 +53,8 @@ def prove(spec: Instruction, seconds: float = SECONDS, commit: str = "") -> Proo
         prove_unit(spec, unit)
     except NotProvable as error:
         unit.leave_open(str(error))
-    observed, own = (n.digest(n.ports["d_out"]) for n in (unit.netlist, shipped))
+    outputs = [f"{name}_out" for name in results(spec)]
+    observed, own = (n.digest([bit for name in outputs for bit in n.ports[name]]) for n in (unit.netlist, shipped))
     if observed != own:
         unit.leave_open("the unit with observed wires is not the unit that ships")
     return ProofRecord(
@@ -123,13 +124,19 @@ def _filled(spec: Instruction, unit: Observed) -> list[dict[str, list[int]]]:
             operands[name] = [
                 sum(v << i for i, v in enumerate(values[at : at + bits])) for at in range(0, len(values), bits)
             ]
-        found.append(operands)
+        if not spec.remainder or not golden.term(spec.remainder.format, operands["rest"][0]).number.special:
+            found.append(operands)
     return found
 
 
 def d_of_golden(spec: Instruction, operands: dict[str, list[int]]) -> int:
-    """Return the D that the definition gives one step's operands, by port."""
+    """Return the D that the definition gives one step's operands, by port; with two registers all outputs, D lowest."""
     step = one_step(spec).per_line()
+    if spec.remainder:
+        packed = 0
+        for code, bits in reversed([*zip(in_two(step, operands), results(spec).values(), strict=True)]):
+            packed = packed << bits | code
+        return packed
     places = {(d.block, step.register_number(d.stage) + d.register): i for i, d in enumerate(draws(step))}
     words = [bits << (32 - draw_bits(step)) for bits in operands.get("random", [])]
     scales = arguments(step, operands, seed=False)
@@ -139,7 +146,7 @@ def d_of_golden(spec: Instruction, operands: dict[str, list[int]]) -> int:
 
 
 def d_of_unit(unit: Observed, operands: dict[str, list[int]]) -> int:
-    """Return the D that a unit's netlist gives operands, by port."""
+    """Return the D that a unit's netlist gives operands, by port; with two registers all outputs, D lowest."""
     unit.lifted = None
     reader = unit.reader()
     script: Script = reader.script
@@ -148,7 +155,8 @@ def d_of_unit(unit: Observed, operands: dict[str, list[int]]) -> int:
         size = len(wires) // len(codes)
         value = script.const(sum(code << i * size for i, code in enumerate(codes)), len(wires))
         reader.bound |= {wire: (value, i) for i, wire in enumerate(wires)}
-    d = reader.word(unit.netlist.ports["d_out"])
+    outputs = [f"{name}_out" for name in ("d", "running", "rest") if f"{name}_out" in unit.netlist.ports]
+    d = reader.word([bit for name in outputs for bit in unit.netlist.ports[name]])
     shown = script.input(d.width)
     return solve(script.text([shown.eq(d)], [shown.eq(d) ^ 1]), 60).model[shown.text]
 

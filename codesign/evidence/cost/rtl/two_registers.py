@@ -20,6 +20,7 @@ from codesign.evidence.cost.rtl.block import (
     either,
     gate,
     pad,
+    recorded,
     shift_left,
 )
 from codesign.evidence.cost.rtl.carry_save import Addend, signed_sum
@@ -33,6 +34,7 @@ from isa_model.rounding import Rounding
 from isa_model.stage import Register, Stage
 
 
+@recorded
 def start(
     block: Block, spec: Instruction, c: Wire, running: Wire, rest: Wire, first: Wire
 ) -> tuple[TermWires, TermWires]:
@@ -55,11 +57,10 @@ def run_in_two(
     stage = _last(spec)
     remainder, register = stage.remainder, stage.result[-1]
     assert remainder
-    rest = _present(block, stage, running, rest)
+    rest = present(block, stage, running, rest)
     terms = [*terms, rest] if remainder.joins == "sum" else [*terms]
     if remainder.joins == "block":
-        own = stage.model_copy(update={"accumulator": False, "result": (remainder.register,)})
-        total = add(block, f"{name}_block", own, terms, rest)
+        total = add(block, f"{name}_block", alone(stage), terms, rest)
         terms = [rounded(block, total, remainder.register, positive_zero=False)]
     below: TermWires | None = None
     if stage.aligned or range_of([*terms, running]) <= WIDEST:
@@ -73,7 +74,7 @@ def run_in_two(
             "give the stage `fraction_bits`; `joins: block` also works in one format to nearest, of C and both registers",
         )
     value = rounded(block, total, register, stage.zero == "positive")
-    lost = _lost(block, total, value, register)
+    lost = what_is_lost(block, total, value, register)
     if below is not None:
         lost = replace(
             lost,
@@ -83,23 +84,30 @@ def run_in_two(
             none=block.let("none", lost.none & below.none),
         )
     if remainder.joins == "end":
-        own = stage.model_copy(update={"accumulator": True, "result": (remainder.register,), **_EXACT})
-        lost = add(block, f"{name}_lost", own, [lost], rest)
+        lost = add(block, f"{name}_lost", exactly(stage, remainder.register), [lost], rest)
     kept = rounded(block, replace(lost, nan=(), infinite=()), remainder.register, positive_zero=True)
-    special = any_of(block, "special", (*total.nan, *total.infinite, *value.nan, *value.infinite))
-    kept = replace(kept, sign=kept.sign & ~special, significand=block.let("rest", gate(kept.significand, ~special)))
-    return value, replace(kept, none=block.let("none", kept.none | special), optional=True)
+    return value, if_finite(block, total, value, kept)
 
 
-_EXACT = {"fraction_bits": None, "rounding": None, "zero_exponent": None, "opposing": "negate", "zero": "positive"}
-"""Fields of a stage that sums exactly, beside its registers."""
+def alone(stage: Stage) -> Stage:
+    """Return the stage that adds the second register to a block, without the running value."""
+    assert stage.remainder
+    return stage.model_copy(update={"accumulator": False, "result": (stage.remainder.register,)})
+
+
+def exactly(stage: Stage, register: Register, zero: str = "positive") -> Stage:
+    """Return a stage that adds two numbers exactly, and rounds their sum to a register."""
+    window = dict.fromkeys(("fraction_bits", "rounding", "zero_exponent"))
+    return stage.model_copy(
+        update={**window, "accumulator": True, "opposing": "negate", "zero": zero, "result": (register,)}
+    )
 
 
 def joined(block: Block, name: str, spec: Instruction, running: TermWires, rest: TermWires) -> TermWires:
     """Return the sum of both registers, rounded to D's format."""
     stage = _last(spec)
-    exact = stage.model_copy(update={**_EXACT, "accumulator": True, "result": (spec.joining,), "zero": stage.zero})
-    total = add(block, f"{name}_joined", exact, [_present(block, exact, running, rest)], running)
+    exact = exactly(stage, spec.joining, stage.zero)
+    total = add(block, f"{name}_joined", exact, [present(block, exact, running, rest)], running)
     return rounded(block, total, spec.joining, stage.zero == "positive")
 
 
@@ -118,14 +126,16 @@ def _last(spec: Instruction) -> Stage:
     return last
 
 
-def _present(block: Block, stage: Stage, running: TermWires, rest: TermWires) -> TermWires:
+@recorded
+def present(block: Block, stage: Stage, running: TermWires, rest: TermWires) -> TermWires:
     """Return the second register with the sign that changes no sum where it is zero."""
     if stage.opposing == "complement":
         return replace(rest, sign=block.let("sign", Mux(rest.none, running.sign, rest.sign)))
     return replace(rest, sign=block.let("sign", rest.sign | rest.none)) if stage.zero == "ieee" else rest
 
 
-def _lost(block: Block, total: TermWires, value: TermWires, register: Register) -> TermWires:
+@recorded
+def what_is_lost(block: Block, total: TermWires, value: TermWires, register: Register) -> TermWires:
     """Return `total - value`, where `value` is the exact `total` rounded to a register, unless either is special."""
     directed = register.rounding in (Rounding.UP, Rounding.DOWN, Rounding.TO_ODD)
     position = total.position.alone(block)
@@ -141,7 +151,7 @@ def _lost(block: Block, total: TermWires, value: TermWires, register: Register) 
     mask = block.let("cut", ~kept | value.none.replicate(width))
     significand = pad(total.significand, width)
     last = (significand & kept & ~Cat(Const(0, 1), kept)[:width]).any()
-    step = block.let("step", (last ^ value.significand[0]) & above & ~value.none)
+    step = block.let("step", _away(last, value) & above)
     low = block.let("low", significand & mask)
     away = block.let("away", ((low ^ (mask & step.replicate(width))) + step)[:width])
     return TermWires(
@@ -153,6 +163,24 @@ def _lost(block: Block, total: TermWires, value: TermWires, register: Register) 
         height=width,
         none=block.let("none", ~away.any()),
         summed=True,
+    )
+
+
+def _away(last: Wire, value: TermWires) -> Wire:
+    """Return whether a sum was rounded away from zero, where `last` is its bit at the register's last place."""
+    return (last ^ value.significand[0]) & ~value.none
+
+
+@recorded
+def if_finite(block: Block, total: TermWires, value: TermWires, kept: TermWires) -> TermWires:
+    """Return the second register: what it keeps, or a zero where the sum or the first register is special."""
+    special = any_of(block, "special", (*total.nan, *total.infinite, *value.nan, *value.infinite))
+    return replace(
+        kept,
+        sign=block.let("sign", kept.sign & ~special),
+        significand=block.let("rest", gate(kept.significand, ~special)),
+        none=block.let("none", kept.none | special),
+        optional=True,
     )
 
 
