@@ -34,6 +34,8 @@ from isa_model.library import catalogue, load  # noqa: E402
 from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe_live.py"
+SECONDS = 60.0
+"""Processor seconds for each part of a search."""
 
 
 def kinds() -> list[str]:
@@ -70,8 +72,9 @@ def one(name: str) -> dict[str, Any]:
     """Probe one instruction or library call."""
     library = name.startswith("torch._scaled_mm")
     box = scaled_mm("fast" in name) if library else open_box(f"gpu:{name}", None)
-    certificate = probe(box, 20.0, 100_000)
+    certificate = probe(box, SECONDS, 100_000)
     row: dict[str, Any] = {"name": name, "verdict": certificate.verdict, **certificate.counts}
+    row["several_nans"] = certificate.several_nans
     row |= {"reason": certificate.reason, "witness": certificate.witness, "spec": certificate.hypothesis}
     if not library and certificate.verdict not in ("open", "refused") and certificate.spec:
         lines = Lines.join(list(unseen(box.signature, 20_000)))

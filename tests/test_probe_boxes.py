@@ -6,10 +6,12 @@ import time
 import numpy as np
 import pytest
 
-from codesign.probe.box import Signature, answers
+from codesign.probe.box import Lines, Signature, answers
 from codesign.probe.boxes import ExecutableBox, FunctionBox, MatrixBox, open_box
+from codesign.probe.certificate import probe
 from codesign.probe.compiled_box import open_compiled
 from codesign.probe.exchange import read_round
+from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial
 from isa_model.diagnostics import InputError
 from isa_model.engines.c_library import compiler
@@ -178,3 +180,23 @@ def test_answers_of_a_spec_are_codes():
     given = questions()
     d = answers(load(VOLTA), given)
     assert (FunctionBox(SIGNATURE, lambda a, b, c: d.view(np.int32)[::-1].copy()[::-1]).ask(given) == d).all()
+
+
+def test_nans_with_payloads_count_as_one_and_the_certificate_says_so():
+    """A box that passes on the NaN of an operand, as FP64 on GPUs, is found, and the certificate names two of its NaNs."""
+    spec = load("hopper.mma.m8n8k4.f64.f64.f64.f64").dense
+
+    def passes_on(a, b, c):
+        d = answers(spec, Lines(a, b, c))
+        for x in (a, b):
+            nan = np.isnan(x.view(np.float64))
+            first = x[np.arange(len(x)), nan.argmax(axis=1)]
+            d = np.where(nan.any(axis=1), first | np.uint64(1 << 51), d)
+        return d
+
+    found = probe(FunctionBox(Signature(spec), passes_on), seconds=30.0, outputs=5_000)
+    assert found.verdict == "ambiguous"
+    assert canonical(found.spec) == canonical(spec)
+    assert found.several_nans.startswith("NaNs have several codes, as 0x7ff8000000000000 and 0xfff8000000000000")
+    assert "NaNs have several codes" in found.text
+    assert json.loads(found.json())["several_nans"] == found.several_nans

@@ -153,6 +153,8 @@ def show(certificate: Certificate) -> None:
         terminal.print("This spec gives every answer; so would the values in the last column.", highlight=False)
     if certificate.partial_sums:
         terminal.print(f"{certificate.partial_sums}.", highlight=False)
+    if certificate.several_nans:
+        terminal.print(f"{certificate.several_nans}.", highlight=False)
     if certificate.reason:
         terminal.print(f"{certificate.reason}{_what_follows(certificate)}", highlight=False)
         for key, value in (certificate.witness or {}).items():

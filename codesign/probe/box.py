@@ -194,6 +194,9 @@ class Session:
     conflict: tuple[Lines, Lines, list[int]] | None = None
     """Two questions that every spec answers alike, mostly one asked twice, and the box's two answers."""
 
+    nans: list[int] = field(default_factory=list)
+    """Codes of the box's NaNs, at most two. The language has one: if a box passes on payloads, all count as the usual one."""
+
     def __post_init__(self) -> None:
         signature = self.box.signature
         self.pool, self.d = signature.empty(0), np.empty(0, code_dtype(signature.spec.accumulator))
@@ -205,7 +208,21 @@ class Session:
         d = self.box.ask(lines)
         if d.shape != lines.c.shape:
             raise Refusal(f"the box returned {d.shape} for {len(lines.c)} questions")
-        return d
+        return self._with_one_nan(d)
+
+    def _with_one_nan(self, d: Codes) -> Codes:
+        fmt = self.box.signature.spec.accumulator
+        if fmt.kind != "float" or fmt.nan != "ieee":
+            return d
+        infinity = (1 << fmt.magnitude_bits) - (1 << fmt.mantissa_bits)
+        nan = d.astype(np.uint64) >> fmt.low_padding & (1 << fmt.magnitude_bits) - 1 > infinity
+        before, self.nans = self.nans, list(dict.fromkeys([*self.nans, *d[nan].tolist()]))[:2]
+        if len(self.nans) < 2:
+            return d
+        usual = d.dtype.type(fmt.nan_code or 0)
+        if before == self.nans[:1]:
+            self.d = np.where(self.d == before[0], usual, self.d)
+        return np.where(nan, usual, d)
 
     def compare(self, lines: Lines, d: Codes, rng: np.random.Generator) -> None:
         """Ask questions of known answers again, and others of the same products. Raises Refusal if an answer is another one."""
@@ -225,4 +242,4 @@ class Session:
     def keep(self, experiments: list[str], lines: Lines, d: Codes) -> None:
         """Keep questions with their answers."""
         self.experiments += experiments
-        self.pool, self.d = Lines.join([self.pool, lines]), np.concatenate([self.d, d])
+        self.pool, self.d = Lines.join([self.pool, lines]), np.concatenate([self.d, self._with_one_nan(d)])

@@ -71,6 +71,8 @@ class Certificate:
     """Every question kept, with its experiment and answer."""
     sparse: Data
     """Fields that a sparse instruction has beside those of its dense part, `spec`; none for a dense one."""
+    nans: tuple[int, ...]
+    """Codes of the box's NaNs, at most two."""
 
     @property
     def text(self) -> str:
@@ -84,8 +86,18 @@ class Certificate:
         if self.verdict in ("open", "refused"):
             nearest = "This is the nearest spec, not the box's." if self.witness else "It is not certified."
             checked = f"{self.verdict.upper()}: {self.reason}. {nearest}"
+        if self.several_nans:
+            checked += f" {self.several_nans}."
         about = {"source": "Fitted to a black box by `codesign probe`.", "checked": checked}
         return yaml.safe_dump(data | about, sort_keys=False, width=100, default_flow_style=None)
+
+    @property
+    def several_nans(self) -> str:
+        """That NaNs differ and count as one, if they do."""
+        if len(self.nans) < 2:
+            return ""
+        codes = " and ".join(map(hex, self.nans))
+        return f"NaNs have several codes, as {codes}, which the language cannot say: they count as one"
 
     @property
     def partial_sums(self) -> str:
@@ -118,6 +130,7 @@ class Certificate:
             "witness": self.witness,
             "counts": self.counts,
             "partial_sums": self.partial_sums,
+            "several_nans": self.several_nans,
             "fields": [vars(x) for x in self.fields],
             "experiments": EXPERIMENTS,
             "spec": self.spec.model_dump(mode="json", exclude_defaults=True) | self.sparse if self.spec else None,
@@ -167,7 +180,18 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
         verdict = "open" if ended else "refused"
     hypothesis = nearest.hypothesis if nearest else {}
     spec = nearest.spec if nearest else None
-    return Certificate(verdict, spec, hypothesis, fields, reason, witness, counts, _log(session), _sparse(box, spec))
+    return Certificate(
+        verdict,
+        spec,
+        hypothesis,
+        fields,
+        reason,
+        witness,
+        counts,
+        _log(session),
+        _sparse(box, spec),
+        tuple(session.nans),
+    )
 
 
 def _sparse(box: Box, spec: Instruction | None) -> Data:
