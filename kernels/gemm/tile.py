@@ -11,8 +11,6 @@ SHARED_BYTES = 232_448
 """Shared memory available to one CTA on a Hopper SM, bytes (CUDA programming guide, compute capability 9.0)."""
 MAX_GROUPS = 1024
 """Largest number of groups in a grouped GEMM; their table is in shared memory."""
-UNPACKERS = 4
-"""Warps that unpack E2M1, as UNPACKERS in tile.cuh."""
 PROMOTE_128 = 4
 """Wgmmas between promotions where the interval is 128 products; each wgmma sums 32."""
 
@@ -132,6 +130,11 @@ class Tile:
         return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1))
 
     @property
+    def slots(self) -> int:
+        """Places for an unpacked step of B, as SLOTS in tile.cuh; 0 where B is not packed."""
+        return (4 if self.bn <= 64 else 2) if self.element == Element.E2M1 else 0
+
+    @property
     def box_columns(self) -> int:
         """Columns of D in one bulk store, whose rows are 128, 64 or 32 bytes long."""
         row_bytes = self._bulk_columns * self.out
@@ -166,11 +169,9 @@ class Tile:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
         left = SHARED_BYTES - self._staging - self._fixed - table
-        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
-        stages = min(most, left // self._stage)
-        if self.element == Element.E2M1 and stages > UNPACKERS:
-            stages -= stages % UNPACKERS  # as many stages for each warp that unpacks
-        return replace(self, stages=stages)
+        small = self.bn <= 32 or self.cluster == 4 or self.element == Element.E2M1
+        most = 16 if small else 8  # more loads in flight would only wait for each other
+        return replace(self, stages=min(most, left // self._stage))
 
     @property
     def _staging(self) -> int:
@@ -184,18 +185,18 @@ class Tile:
 
     @property
     def _stage(self) -> int:
-        """Bytes of a stage: operands, packed B, scales and barriers."""
+        """Bytes of a stage: operands, scales and barriers."""
         scales_a = -(-self.scale_box // 32) * 32 if self.scales else 0
         scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
             self.scales
         ]
-        packed = 64 * self.bn + -(-self.bn // 32) * 128 + 8 if self.element == Element.E2M1 else 0
-        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16 + packed
+        shifts = -(-self.bn // 32) * 128 if self.slots else 0
+        return self.bm * 128 + self.bn * (64 if self.slots else 128) + (scales_a + scales_b) * 4 + shifts + 16
 
     @property
     def _fixed(self) -> int:
-        """Bytes of the barriers of received sums and of the table for unpacking."""
-        return 16 + 128 * (self.element == Element.E2M1)
+        """Bytes of the barriers of received sums, of the slots with their barriers, and of the table for unpacking."""
+        return 16 + self.slots * (128 * self.bn + 8) + (128 if self.slots else 0)
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
