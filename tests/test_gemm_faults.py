@@ -60,13 +60,13 @@ PLANTED = {
     "no fence before the wgmmas": (PROMOTED, "                wgmma_fence();\n", "", "without a fence"),
     "a wrong parity of the full barrier": (
         PROMOTED,
-        "if (!ready) barrier_wait(ready_of(ring), parity_of(ring));",
-        "barrier_wait(ready_of(ring), parity_of(ring) ^ 1);",
+        "if (!ready) barrier_wait(last + 8 * stage, ring.parity);",
+        "barrier_wait(last + 8 * stage, ring.parity ^ 1);",
         "differ|deadlock|changed",
     ),
     "no wait for a full stage": (
         PROMOTED,
-        "if (!ready) barrier_wait(ready_of(ring), parity_of(ring));",
+        "if (!ready) barrier_wait(last + 8 * stage, ring.parity);",
         "",
         "differ|changed|deadlock",
     ),
@@ -134,7 +134,7 @@ PLANTED = {
     ),
     "multiplying before the weights are unpacked": (
         UNPACKED,
-        "          barrier_wait(ready_of(ring), parity_of(ring));\n          if",
+        "          barrier_wait(last + 8 * ring.stage, ring.parity);\n          if",
         "          if",
         "differ|changed|more arrivals|without a fence|reads what thread",
     ),

@@ -68,7 +68,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     if (SCALES) prefetch(&sa);
     if (SCALES == 2 || SLOTS) prefetch(&sb);
     for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
-    for (int s = 0; s < SLOTS; ++s) barrier_init(unpacked + 8 * s, UNPACKERS / SLOTS);
+    for (int s = 0; SLOTS && s < STAGES; ++s) barrier_init(unpacked + 8 * s, UNPACKERS / (SLOTS ? SLOTS : 1));
     if (SPLIT == 2) barrier_init(received, 1);
     if (IN_RING) barrier_init(clear, WGS * 4);
     fence_barrier_init();
@@ -92,7 +92,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   if (UNPACKERS ? wg >= WGS : wg == WGS) {
     // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Further
     // warps unpack B.
-    if (WGS == 2) fewer_registers<40>();
+    if (WGS == 2) fewer_registers<UNPACKERS ? 256 - MATH_REGISTERS : 40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
       // Where a step of B starts: packed weights are stored step by step, and copied as rows of 16 columns.
@@ -156,11 +156,11 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           unpack(from, shifts, base + TABLE_AT, base + SLOTS_AT + ring.slot * B_BYTES, warp / ROUND, lane);
           fence_async();
           __syncwarp();
-          if (lane == 0) barrier_arrive(unpacked + 8 * ring.slot);
+          if (lane == 0) barrier_arrive(unpacked + 8 * ring.stage);
         }
     }
   } else {
-    if (WGS == 2) more_registers<UNPACKERS ? 216 : 232>();
+    if (WGS == 2) more_registers<MATH_REGISTERS>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // first row of the warpgroup within the CTA's tile
     const auto release = [&](int stage) {
@@ -173,9 +173,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + (SLOTS ? SLOTS_AT : A_BYTES)), 0);
     const auto b_of = [&](const Ring &ring) { return first_b + (SLOTS ? ring.slot * (B_BYTES / 16) : ring.stage * (STAGE / 16)); };
-    // The barrier that the operands of a step arrive at; unpacked ones have waited for the copies.
-    const auto ready_of = [&](const Ring &ring) { return SLOTS ? unpacked + 8 * ring.slot : full + 8 * ring.stage; };
-    const auto parity_of = [](const Ring &ring) { return SLOTS ? ring.slot_parity : ring.parity; };
+    const u32 last = SLOTS ? unpacked : full;  // the barriers that complete last
 
     wait_for_inputs();
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
@@ -202,7 +200,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         int stages[2];
         const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
           float now[BLOCKS];
-          barrier_wait(ready_of(ring), parity_of(ring));
+          barrier_wait(last + 8 * ring.stage, ring.parity);
           if (SLOTS) barrier_wait(full + 8 * ring.stage, ring.parity);
           of_blocks(now, ring.stage);
           const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = b_of(ring);
@@ -254,7 +252,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           for (int k = tile.from; k < tile.to; ++k) {
             const int stage = ring.stage;
             const u32 of_a = first_a + stage * (STAGE / 16), to_b = b_of(ring), s = first_scale + stage * STAGE_SCALES;
-            if (!ready) barrier_wait(ready_of(ring), parity_of(ring));
+            if (!ready) barrier_wait(last + 8 * stage, ring.parity);
             if (SLOTS) barrier_wait(full + 8 * stage, ring.parity);
             float now[BLOCKS];
             of_blocks(now, stage);
@@ -284,7 +282,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                 }
                 if (closing) {  // polled while the last wgmmas of this stage run, which hides the latency
                   ring.step();
-                  ready = barrier_done(ready_of(ring), parity_of(ring), k + 1 < tile.to);
+                  ready = barrier_done(last + 8 * ring.stage, ring.parity, k + 1 < tile.to);
                 }
                 if constexpr (PROMOTE == 0 && DEPTH == 2) {
                   wgmma_wait<1>();

@@ -23,6 +23,7 @@ constexpr int UNPACKERS = ELEMENT == 2 ? 4 : 0, FIRST_UNPACKER = MATH + 128;  //
 constexpr int SLOTS = ELEMENT != 2 ? 0 : BN <= 64 ? 4 : 2;                     // places for an unpacked step of B, each with its own unpackers
 constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
+constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // per thread; of 256 with those of unpackers
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // rows per copy
@@ -54,7 +55,7 @@ constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the othe
 constexpr bool IN_RING = SPLIT == 2 && PARTS == 2;
 constexpr int D_AT = IN_RING ? RECEIVED : RING, RECEIVED_AT = IN_RING ? 0 : D_AT + WGS * D_BYTES;
 constexpr int SCALES_AT = IN_RING ? RING : RECEIVED_AT + RECEIVED;
-constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, TABLE_AT = BARRIERS_AT + STAGES * 16 + 16 + SLOTS * 8;
+constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, TABLE_AT = BARRIERS_AT + STAGES * (SLOTS ? 24 : 16) + 16;
 constexpr int GROUPS_AT = TABLE_AT + (SLOTS ? 128 : 0);
 static_assert(!IN_RING || D_AT + WGS * D_BYTES <= RING, "the ring is large enough");
 static_assert(BOXED == STORED || (SPLIT == 1 && !ADD && !GROUPED), "not built");
@@ -123,9 +124,10 @@ struct Walk {
 
 struct Ring {
   int stage = 0, slot = 0;
-  u32 parity = 0, slot_parity = 0;
+  u32 parity = 0;
   __device__ void step() {
+    constexpr int ROUND = SLOTS ? SLOTS : 1;
     if (++stage == STAGES) stage = 0, parity ^= 1;
-    if (SLOTS && ++slot == SLOTS) slot = 0, slot_parity ^= 1;
+    if (SLOTS) slot = STAGES % ROUND ? (slot + 1) % ROUND : stage % ROUND;
   }
 };

@@ -191,12 +191,18 @@ class Tile:
             self.scales
         ]
         shifts = -(-self.bn // 32) * 128 if self.slots else 0
-        return self.bm * 128 + self.bn * (64 if self.slots else 128) + (scales_a + scales_b) * 4 + shifts + 16
+        return (
+            self.bm * 128
+            + self.bn * (64 if self.slots else 128)
+            + (scales_a + scales_b) * 4
+            + shifts
+            + (24 if self.slots else 16)
+        )
 
     @property
     def _fixed(self) -> int:
-        """Bytes of the barriers of received sums, of the slots with their barriers, and of the table for unpacking."""
-        return 16 + self.slots * (128 * self.bn + 8) + (128 if self.slots else 0)
+        """Bytes of the barriers of received sums, of the slots, and of the table for unpacking."""
+        return 16 + self.slots * 128 * self.bn + (128 if self.slots else 0)
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
