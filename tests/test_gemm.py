@@ -80,12 +80,12 @@ TILES = [
     Tile(128, 96, split=2, depth=2, element=INT8),
     Tile(64, 64, share=A, sharers=4, depth=2, element=INT8),
     Tile(64, 32, depth=2, element=INT8, out=FP32),
-    Tile(64, 64, depth=2, element=E2M1, stages=4),
+    Tile(64, 64, depth=2, element=E2M1, stages=9, slots=3),
     Tile(64, 128, split=2, element=E2M1, out=FP32),
-    Tile(64, 64, share=A, sharers=4, depth=2, element=E2M1, stages=5),
-    Tile(128, 112, depth=2, element=E2M1, stages=2),
+    Tile(64, 64, share=A, sharers=4, depth=2, element=E2M1, stages=8, slots=8),
+    Tile(128, 112, depth=2, element=E2M1, stages=3, slots=2),
     Tile(128, 192, share=B, element=E2M1),
-    Tile(256, 128, share=A, element=E2M1, stages=2),
+    Tile(256, 128, share=A, element=E2M1, stages=2, slots=2),
 ]
 TWINS = [
     Tile(256, 128, share=A, promote=0),

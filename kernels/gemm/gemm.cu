@@ -68,7 +68,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     if (SCALES) prefetch(&sa);
     if (SCALES == 2 || SLOTS) prefetch(&sb);
     for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
-    for (int s = 0; SLOTS && s < STAGES; ++s) barrier_init(unpacked + 8 * s, UNPACKERS / (SLOTS ? SLOTS : 1));
+    for (int s = 0; SLOTS && s < STAGES; ++s) barrier_init(unpacked + 8 * s, TEAM);
     if (SPLIT == 2) barrier_init(received, 1);
     if (IN_RING) barrier_init(clear, WGS * 4);
     fence_barrier_init();
@@ -144,16 +144,19 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       }
     } else if (SLOTS && threadIdx.x >= FIRST_UNPACKER) {
       // Warps take turns, since the latency of unpacking is several times what a step may take.
-      constexpr int ROUND = SLOTS ? SLOTS : 1;
+      constexpr int TURNS = SLOTS ? UNPACKERS / TEAM : 1;
+      int turn = 0;
       const int warp = (threadIdx.x - FIRST_UNPACKER) / 32, lane = threadIdx.x % 32;
       for (; more; more = walk.next(tile))
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
-          if (warp % ROUND != ring.slot) continue;
+          const bool mine = warp % TURNS == turn;
+          turn = (turn + 1) % TURNS;
+          if (!mine) continue;
           const u32 from = base + ring.stage * STAGE + A_BYTES, shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT;
           const int before = ring.stage - SLOTS;  // stage of the step that had this slot before
           barrier_wait(empty + 8 * (before < 0 ? before + STAGES : before), before < 0 ? ring.parity ^ 1 : ring.parity);
           barrier_wait(full + 8 * ring.stage, ring.parity);
-          unpack(from, shifts, base + TABLE_AT, base + SLOTS_AT + ring.slot * B_BYTES, warp / ROUND, lane);
+          unpack(from, shifts, base + TABLE_AT, base + SLOTS_AT + ring.slot * B_BYTES, warp / TURNS, lane);
           fence_async();
           __syncwarp();
           if (lane == 0) barrier_arrive(unpacked + 8 * ring.stage);

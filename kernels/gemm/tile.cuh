@@ -12,6 +12,7 @@
 //   GROUPED     1: groups of rows have their own B; group g has rows starts[g] to starts[g] + counts[g]
 //   ELEMENT     0: E4M3, summed in e8m13;  1: INT8, summed in int32;  2: E4M3 by E2M1, which is unpacked to E4M3 (unpack.cuh)
 //   DEPTH       steps of K in flight per warpgroup; with 2, it promotes one step while its next wgmmas run
+//   SLOTS       places for unpacked steps of B, at most STAGES; 0 where B is not packed
 
 template <int> struct Summed { typedef float type; };  // type of the Tensor Core's accumulator, by ELEMENT
 template <> struct Summed<1> { typedef int type; };
@@ -19,9 +20,9 @@ typedef Summed<ELEMENT>::type Part;
 typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if promoted
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
-constexpr int UNPACKERS = ELEMENT == 2 ? 4 : 0, FIRST_UNPACKER = MATH + 128;  // warps, one on each quarter of an SM
-constexpr int SLOTS = ELEMENT != 2 ? 0 : BN <= 64 ? 4 : 2;                     // places for an unpacked step of B, each with its own unpackers
-constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
+// Warps that unpack, and how many of them share a step.
+constexpr int UNPACKERS = !SLOTS ? 0 : BM == 64 && BN <= 64 ? 8 : 4, TEAM = BN <= 64 ? 1 : 2, FIRST_UNPACKER = MATH + 128;
+constexpr int THREADS = MATH + 128 + 32 * UNPACKERS;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
 constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // per thread; of 256 with those of unpackers
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
@@ -31,7 +32,7 @@ constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)) && SPLIT <= 2, "not built");
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(STAGES > 1, "a stage is released once the next one multiplies");
-static_assert(STAGES >= SLOTS, "a slot is free once the stage that it was unpacked from is");
+static_assert(STAGES >= SLOTS && (!SLOTS || STAGES >= UNPACKERS / TEAM), "unpackers tell the phases of a barrier apart by one bit");
 static_assert(ELEMENT != 2 || (SCALES == 1 && !GROUPED && BN % 16 == 0), "not built");
 static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
 

@@ -100,6 +100,8 @@ class Tile:
     element: Element = Element.E4M3
     depth: int = 1
     stages: int = 0
+    slots: int = 0
+    """Places for unpacked steps of E2M1 weights, at most `stages`; set together with them."""
 
     @property
     def cluster(self) -> int:
@@ -126,13 +128,9 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Threads per CTA: math warpgroups, producers, and a warpgroup that unpacks E2M1."""
-        return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1))
-
-    @property
-    def slots(self) -> int:
-        """Places for an unpacked step of B, as SLOTS in tile.cuh; 0 where B is not packed."""
-        return (4 if self.bn <= 64 else 2) if self.element == Element.E2M1 else 0
+        """Threads per CTA: math warpgroups, producers, and the warps that unpack E2M1 (UNPACKERS in tile.cuh)."""
+        unpack = self.element == Element.E2M1
+        return 128 * (self.warpgroups + 1 + unpack + (unpack and self.bm == 64 and self.bn <= 64))
 
     @property
     def box_columns(self) -> int:
@@ -164,13 +162,16 @@ class Tile:
 
     @cached_property
     def sized(self) -> Tile:
-        """Copy of the tile with as many stages as shared memory holds."""
+        """Copy of the tile with as many stages, and slots for unpacked weights, as shared memory holds."""
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
         left = SHARED_BYTES - self._staging - self._fixed - table
-        small = self.bn <= 32 or self.cluster == 4 or self.element == Element.E2M1
-        most = 16 if small else 8  # more loads in flight would only wait for each other
+        if self.element == Element.E2M1:
+            each = ((slots, min(16, (left - slots * 128 * self.bn) // self._stage)) for slots in (8, 6, 4, 3, 2))
+            slots, stages = next(x for x in each if x[1] >= x[0])
+            return replace(self, stages=stages, slots=slots)
+        most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
         return replace(self, stages=min(most, left // self._stage))
 
     @property
@@ -190,24 +191,20 @@ class Tile:
         scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
             self.scales
         ]
-        shifts = -(-self.bn // 32) * 128 if self.slots else 0
-        return (
-            self.bm * 128
-            + self.bn * (64 if self.slots else 128)
-            + (scales_a + scales_b) * 4
-            + shifts
-            + (24 if self.slots else 16)
-        )
+        operands = (self.bm + self.bn) * 128
+        if self.element == Element.E2M1:
+            operands += -64 * self.bn + -(-self.bn // 32) * 128 + 8  # packed, with factors and one barrier more
+        return operands + (scales_a + scales_b) * 4 + 16
 
     @property
     def _fixed(self) -> int:
-        """Bytes of the barriers of received sums, of the slots, and of the table for unpacking."""
-        return 16 + self.slots * 128 * self.bn + (128 if self.slots else 0)
+        """Bytes of the barriers of received sums and of the table for unpacking."""
+        return 16 + 128 * (self.element == Element.E2M1)
 
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
         tile = self.sized
-        return tile.stages * tile._stage + tile._staging + tile._fixed + 8 * groups
+        return tile.stages * tile._stage + tile.slots * 128 * tile.bn + tile._staging + tile._fixed + 8 * groups
 
     @property
     def constants(self) -> str:
