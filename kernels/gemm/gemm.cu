@@ -176,7 +176,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
     const u32 first_b = __shfl_sync(~0u, descriptor(base + (SLOTS ? SLOTS_AT : A_BYTES)), 0);
     const auto b_of = [&](const Ring &ring) { return first_b + (SLOTS ? ring.slot * (B_BYTES / 16) : ring.stage * (STAGE / 16)); };
-    const u32 last = SLOTS ? unpacked : full;  // the barriers that complete last
+    const u32 last = SLOTS ? unpacked : full;  // an unpacked step has been copied
 
     wait_for_inputs();
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
@@ -201,10 +201,10 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         Part part[2][NACC];
         float f[2][BLOCKS][2];
         int stages[2];
-        const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
+        u32 ready = 0;
+        const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used, bool more) {
           float now[BLOCKS];
-          barrier_wait(last + 8 * ring.stage, ring.parity);
-          if (SLOTS) barrier_wait(full + 8 * ring.stage, ring.parity);
+          if (!ready) barrier_wait(last + 8 * ring.stage, ring.parity);
           of_blocks(now, ring.stage);
           const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = b_of(ring);
           const u32 s = first_scale + ring.stage * STAGE_SCALES;
@@ -218,6 +218,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           for (int j = 0; j < BLOCKS; ++j) f[j][0] = __fmul_rn(low, now[j]), f[j][1] = __fmul_rn(high, now[j]);
           used = ring.stage;
           ring.step();
+          ready = barrier_poll(last + 8 * ring.stage, ring.parity, more);  // before the promotion, which hides the latency
         };
         const auto finish = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int used, bool last) {
           if (last) wgmma_wait<0>();
@@ -230,15 +231,15 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         };
         int k = tile.from;  // no branch around a wgmma in flight: the compiler would wait for it
         if (k < tile.to) {
-          start(part[0], f[0], stages[0]);
+          start(part[0], f[0], stages[0], k + 1 < tile.to);
           for (; k + 2 < tile.to; k += 2) {
-            start(part[1], f[1], stages[1]);
+            start(part[1], f[1], stages[1], true);
             finish(part[0], f[0], stages[0], false);
-            start(part[0], f[0], stages[0]);
+            start(part[0], f[0], stages[0], k + 3 < tile.to);
             finish(part[1], f[1], stages[1], false);
           }
           if (k + 1 < tile.to) {
-            start(part[1], f[1], stages[1]);
+            start(part[1], f[1], stages[1], false);
             finish(part[0], f[0], stages[0], false);
             finish(part[1], f[1], stages[1], true);
           } else {
@@ -256,7 +257,6 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
             const int stage = ring.stage;
             const u32 of_a = first_a + stage * (STAGE / 16), to_b = b_of(ring), s = first_scale + stage * STAGE_SCALES;
             if (!ready) barrier_wait(last + 8 * stage, ring.parity);
-            if (SLOTS) barrier_wait(full + 8 * stage, ring.parity);
             float now[BLOCKS];
             of_blocks(now, stage);
             constexpr int RUNS = PROMOTE == 0 || PROMOTE > 4 ? 1 : 4 / PROMOTE;  // sums per stage
