@@ -94,13 +94,6 @@ STEPS = (
         text=(("ready = barrier_done(last + 8 * ring.stage, ring.parity, k + 1 < tile.to);", "ready = 0;"),),
     ),
     Ablation(
-        "look-ahead-two",
-        "with two steps in flight, the stage after them polled before the promotion",
-        "fprop",
-        (BenchGemm(64, 2112, 7168), BenchGemm(64, 4096, 7168), BenchGemm(128, 4096, 7168)),
-        text=(("ready = barrier_poll(last + 8 * ring.stage, ring.parity, more);", "ready = 0;"),),
-    ),
-    Ablation(
         "pace",
         "promotion's FFMAs keep their scale in the operand cache, and one in four comes a clock later",
         "fprop",

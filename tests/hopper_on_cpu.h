@@ -71,7 +71,6 @@ void barrier_arrive(u32 bar, int cta);
 u32 barrier_test(u32 bar, u32 parity);
 void barrier_wait(u32 bar, u32 parity);
 inline u32 barrier_done(u32 bar, u32 parity, bool asked) { return asked && barrier_test(bar, parity); }
-inline u32 barrier_poll(u32 bar, u32 parity, bool asked) { return barrier_done(bar, parity, asked); }
 void named_sync(int id, int threads);
 void __syncthreads();
 void __syncwarp();

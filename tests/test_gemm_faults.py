@@ -21,7 +21,7 @@ from test_gemm import (
 from kernels.gemm.tile import Tile
 
 PROMOTED = Tile(128, 64, stages=2)
-UNPACKED = Tile(64, 64, stages=8, slots=3, depth=2, element=E2M1)
+UNPACKED = Tile(64, 64, stages=4, slots=3, depth=2, element=E2M1)
 PLANTED = {
     "the scale of another row": (PROMOTED, "f[block][j / 2]", "f[block][j % 2]", "differ"),
     "a tile left out": (PROMOTED, "i += stride;", "i += stride + 1;", "differ"),

@@ -201,10 +201,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         Part part[2][NACC];
         float f[2][BLOCKS][2];
         int stages[2];
-        u32 ready = 0;
-        const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used, bool more) {
+        const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
           float now[BLOCKS];
-          if (!ready) barrier_wait(last + 8 * ring.stage, ring.parity);
+          barrier_wait(last + 8 * ring.stage, ring.parity);
           of_blocks(now, ring.stage);
           const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = b_of(ring);
           const u32 s = first_scale + ring.stage * STAGE_SCALES;
@@ -218,7 +217,6 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           for (int j = 0; j < BLOCKS; ++j) f[j][0] = __fmul_rn(low, now[j]), f[j][1] = __fmul_rn(high, now[j]);
           used = ring.stage;
           ring.step();
-          ready = barrier_poll(last + 8 * ring.stage, ring.parity, more);  // before the promotion, which hides the latency
         };
         const auto finish = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int used, bool last) {
           if (last) wgmma_wait<0>();
@@ -231,15 +229,15 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         };
         int k = tile.from;  // no branch around a wgmma in flight: the compiler would wait for it
         if (k < tile.to) {
-          start(part[0], f[0], stages[0], k + 1 < tile.to);
+          start(part[0], f[0], stages[0]);
           for (; k + 2 < tile.to; k += 2) {
-            start(part[1], f[1], stages[1], true);
+            start(part[1], f[1], stages[1]);
             finish(part[0], f[0], stages[0], false);
-            start(part[0], f[0], stages[0], k + 3 < tile.to);
+            start(part[0], f[0], stages[0]);
             finish(part[1], f[1], stages[1], false);
           }
           if (k + 1 < tile.to) {
-            start(part[1], f[1], stages[1], false);
+            start(part[1], f[1], stages[1]);
             finish(part[0], f[0], stages[0], false);
             finish(part[1], f[1], stages[1], true);
           } else {

@@ -101,15 +101,6 @@ __device__ __forceinline__ u32 barrier_done(u32 bar, u32 parity, bool asked) {
   return done;
 }
 
-// Returns whether the phase of this parity is complete, at once; false unless `asked`.
-__device__ __forceinline__ u32 barrier_poll(u32 bar, u32 parity, bool asked) {
-  u32 done;
-  asm volatile("{ .reg .pred p, q; setp.ne.u32 q, %3, 0; setp.ne.u32 p, 0, 0;\n"
-               "@q mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-               : "=r"(done) : "r"(bar), "r"(parity), "r"((u32)asked) : "memory");
-  return done;
-}
-
 __device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
   while (!barrier_done(bar, parity, true)) {
   }

@@ -21,7 +21,7 @@ typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if p
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
 // Warps that unpack, and how many of them share a step.
-constexpr int UNPACKERS = !SLOTS ? 0 : BM == 64 && BN <= 64 ? 8 : 4, TEAM = BN <= 64 ? 1 : 2, FIRST_UNPACKER = MATH + 128;
+constexpr int UNPACKERS = SLOTS ? 4 : 0, TEAM = BN <= 64 ? 1 : 2, FIRST_UNPACKER = MATH + 128;
 constexpr int THREADS = MATH + 128 + 32 * UNPACKERS;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
 constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // per thread; of 256 with those of unpackers

@@ -129,8 +129,7 @@ class Tile:
     @property
     def threads(self) -> int:
         """Threads per CTA: math warpgroups, producers, and the warps that unpack E2M1 (UNPACKERS in tile.cuh)."""
-        unpack = self.element == Element.E2M1
-        return 128 * (self.warpgroups + 1 + unpack + (unpack and self.bm == 64 and self.bn <= 64))
+        return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1))
 
     @property
     def box_columns(self) -> int:
