@@ -384,7 +384,7 @@ def test_no_candidate_spills(kind):
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_no_kernel_spills(name):
-    """Kernels use no stack; the producer stays within its 40 registers and the math warpgroups within their 232."""
+    """Kernels use no stack; producers and math warpgroups stay within their registers."""
     pytest.importorskip("cuda.core")
     tile = SAMPLE[name]
     code = cached_cubin(tile.source)
@@ -392,8 +392,9 @@ def test_no_kernel_spills(name):
     assert used["STACK"] == used["LOCAL"] == 0
     assert used["REG"] * tile.threads <= 65536
     if tile.warpgroups == 2:
-        assert highest_register(code, "USETMAXREG.DEALLOC", tile.bn) < 40
-        assert 100 < highest_register(code, "USETMAXREG.TRY_ALLOC", tile.bn) < 232
+        producers, math = (48, 208) if tile.element == Element.E2M1 else (40, 232)
+        assert highest_register(code, "USETMAXREG.DEALLOC", tile.bn) < producers
+        assert 100 < highest_register(code, "USETMAXREG.TRY_ALLOC", tile.bn) < math
 
 
 @pytest.mark.parametrize("name", SAMPLE)
