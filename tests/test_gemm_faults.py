@@ -134,8 +134,8 @@ PLANTED = {
     ),
     "multiplying before the weights are unpacked": (
         UNPACKED,
-        "          barrier_wait(last + 8 * ring.stage, ring.parity);\n          if",
-        "          if",
+        "          barrier_wait(last + 8 * ring.stage, ring.parity);\n",
+        "",
         "differ|changed|more arrivals|without a fence|reads what thread",
     ),
     "unpacking into a slot that is still multiplied": (
