@@ -91,7 +91,7 @@ STEPS = (
         "next stage polled while the last wgmmas run",
         "fprop",
         (BenchGemm(4096, 7168, 16384), BenchGemm(4096, 4096, 7168)),
-        text=(("ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);", "ready = 0;"),),
+        text=(("ready = barrier_done(last + 8 * ring.stage, ring.parity, k + 1 < tile.to);", "ready = 0;"),),
     ),
     Ablation(
         "pace",

@@ -1,4 +1,4 @@
-"""Times of every tile that kernels/gemm can choose for a GEMM: `python benchmarks/tiles.py RECORD.json`.
+"""Times of every tile that kernels/gemm can choose for a GEMM: `python benchmarks/tiles.py RECORD.json [--kind fp4]`.
 
 Shows where the chosen tile (kernels/gemm/choose.py) is not the fastest, by how much, and what the model estimates: the figures
 to fit its constants to. The record has the bench's schema. `--show` prints the table of an existing record and needs no GPU.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from math import exp, log
 from pathlib import Path
@@ -17,17 +18,34 @@ from kernels.bench.case import Case
 from kernels.bench.gemm_cases import BenchOperands, scaled_case
 from kernels.bench.records import BenchRecord, BenchRow, read
 from kernels.bench.shapes import TOKENS, BenchGemm, deepseek_v3
-from kernels.gemm.cases import by_group, problem_of
+from kernels.gemm.cases import by_group, fp4_cases, problem_of
 from kernels.gemm.choose import Gpu, candidates, estimate_us, gpu_of
 from kernels.gemm.tile import GemmProblem, Tile
 
 COMMAND = "python benchmarks/tiles.py"
 
 
-def cases(shapes: Sequence[BenchGemm]) -> Iterator[list[Case]]:
-    """Yield the cases of all tiles of each shape's forward GEMM."""
+KINDS = ("fprop", "fp4")
+"""GEMMs whose tiles are timed: forward ones of E4M3, and those with E2M1 weights."""
+
+
+def cases(kind: str, shapes: Sequence[BenchGemm]) -> Iterator[list[Case]]:
+    """Yield the cases of all tiles of each shape's GEMM."""
+    case = {"fprop": _case, "fp4": _fp4_case}[kind]
     for shape in shapes:
-        yield [_case(shape, tile) for tile in candidates(problem_of("fprop", shape))]
+        yield [case(shape, tile) for tile in candidates(problem_of(kind, shape))]
+
+
+def _fp4_case(shape: BenchGemm, tile: Tile) -> Case:
+    def launch(x: BenchOperands) -> None:
+        from kernels.gemm.launches import GemmOperands, issue
+
+        _, _, scale_a, weights = x.call
+        operands = GemmOperands(x.a, weights.codes, scale_a, weights.scales, x.out, shifts=weights.shifts)
+        issue(operands, scales=tile.scales, promote=tile.promote, tile=tile)
+
+    kernel = next(fp4_cases(shape))
+    return replace(kernel, implementation=tile.name, launch=launch, static=tile.name)
 
 
 def _case(shape: BenchGemm, tile: Tile) -> Case:
@@ -50,8 +68,8 @@ def _case(shape: BenchGemm, tile: Tile) -> Case:
     )
 
 
-def measured(name: str, tokens: Sequence[int]) -> BenchRecord:
-    """Measure all tiles of DeepSeek-V3's forward GEMMs. Raises Unavailable without a Hopper GPU."""
+def measured(name: str, kind: str, tokens: Sequence[int]) -> BenchRecord:
+    """Measure all tiles of DeepSeek-V3's GEMMs of a kind. Raises Unavailable without a Hopper GPU."""
     from kernels.bench.bench import header, need_gpu
 
     need_gpu()
@@ -59,7 +77,7 @@ def measured(name: str, tokens: Sequence[int]) -> BenchRecord:
 
     rows: list[BenchRow] = []
     with Sampler() as sampler:
-        for group in cases(deepseek_v3(tokens)):
+        for group in cases(kind, deepseek_v3(tokens)):
             rows += measure(group, 0, sampler)
             print(f"{len(rows)} tiles", flush=True)
         return BenchRecord(cases=tuple(rows), **header(name, COMMAND, 0, sampler))
@@ -71,13 +89,14 @@ Measured = dict[BenchGemm, tuple[GemmProblem, dict[Tile, float]]]
 def times(record: BenchRecord) -> Measured:
     """Return the problem and the microseconds of every tile of each shape."""
     found: Measured = {}
-    for shape in dict.fromkeys(BenchGemm(**row.shape) for row in record.find("gemm.fprop", "ours")):
-        rows = record.find("gemm.fprop", "ours", shape=shape._asdict())
-        us = {row.implementation: row.timing.us for row in rows if row.timing}
-        p = problem_of("fprop", shape)
-        tiles = {tile: us[tile.name] for tile in candidates(p) if tile.name in us}
-        if tiles:
-            found[shape] = p, tiles
+    for kind in KINDS:
+        for shape in dict.fromkeys(BenchGemm(**row.shape) for row in record.find(f"gemm.{kind}", "ours")):
+            rows = record.find(f"gemm.{kind}", "ours", shape=shape._asdict())
+            us = {row.implementation: row.timing.us for row in rows if row.timing}
+            p = problem_of(kind, shape)
+            tiles = {tile: us[tile.name] for tile in candidates(p) if tile.name in us}
+            if tiles:
+                found[shape] = p, tiles
     return found
 
 
@@ -107,13 +126,14 @@ def lines(record: BenchRecord) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="the GEMMs to time")
     parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), help="rows of A, separated by commas")
     parser.add_argument("--show", action="store_true", help="print the table of an existing record")
     arguments = parser.parse_args()
     if arguments.show:
         record = read(arguments.record)
     else:
-        record = measured(arguments.record.stem, [int(m) for m in arguments.tokens.split(",")])
+        record = measured(arguments.record.stem, arguments.kind, [int(m) for m in arguments.tokens.split(",")])
         record.save(arguments.record)
     for line in lines(record):
         print(line)

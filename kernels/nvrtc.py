@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TextIO
 
 from isa_model.user_cache import kept
 
 OPTIONS = {"arch": "sm_90a", "std": "c++17"}
 
 
-def cubin(source: str, log: TextIO | None = None) -> bytes:
-    """Return the machine code of `source`. `log` receives what ptxas says of registers and spills.
-
-    Raises ValueError without cuda-core.
-    """
+def cubin(source: str) -> bytes:
+    """Return the machine code of `source`. Raises ValueError without cuda-core."""
     try:
         from cuda.core import Program, ProgramOptions
     except ImportError as error:
         raise ValueError("the kernels need the extra `kernels` (torch, cuda-core)") from error
-    options = ProgramOptions(**OPTIONS, ptxas_options="-v" if log else None)
-    return bytes(Program(source, "c++", options).compile("cubin", logs=log).code)
+    return bytes(Program(source, "c++", ProgramOptions(**OPTIONS)).compile("cubin").code)
 
 
 def cached_cubin(source: str) -> bytes:

@@ -291,14 +291,14 @@ def test_triton_kernels_compile_for_hopper(wire):
 
     def ptx(kernel, pointers, sizes, constants):
         names = [*pointers, *sizes]
-        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name != "ranks"}
+        aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(names))}
         signature = {**pointers, **dict.fromkeys(sizes, "i32"), **dict.fromkeys(constants, "constexpr")}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
         return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
 
     views = {"rows": "*u8", "halves": "*i16", "shared": "*fp32", "places": "*i32", "out": "*bf16"}
-    constants = {"BITS": wire.bits, "LOG": wire.logarithmic, "TILES": device.TILES}
-    texts = [ptx(device.adder, views, ("k", "pitch", "ranks"), constants)]
+    constants = {"RANKS": 8, "BITS": wire.bits, "LOG": wire.logarithmic, "TILES": device.TILES}
+    texts = [ptx(device.adder, views, ("k", "pitch"), constants)]
     assert "st.global.v4.b32" in texts[0]
     if wire.logarithmic:
         views = {"x": "*i16", "codes": "*u8", "shared": "*fp32"}

@@ -21,7 +21,7 @@ from test_gemm import (
 from kernels.gemm.tile import Tile
 
 PROMOTED = Tile(128, 64, stages=2)
-UNPACKED = Tile(64, 64, stages=2, depth=2, element=E2M1)
+UNPACKED = Tile(64, 64, stages=4, slots=3, depth=2, element=E2M1)
 PLANTED = {
     "the scale of another row": (PROMOTED, "f[block][j / 2]", "f[block][j % 2]", "differ"),
     "a tile left out": (PROMOTED, "i += stride;", "i += stride + 1;", "differ"),
@@ -60,13 +60,13 @@ PLANTED = {
     "no fence before the wgmmas": (PROMOTED, "                wgmma_fence();\n", "", "without a fence"),
     "a wrong parity of the full barrier": (
         PROMOTED,
-        "if (!ready) barrier_wait(full + 8 * stage, ring.parity);",
-        "barrier_wait(full + 8 * stage, ring.parity ^ 1);",
+        "if (!ready) barrier_wait(last + 8 * stage, ring.parity);",
+        "barrier_wait(last + 8 * stage, ring.parity ^ 1);",
         "differ|deadlock|changed",
     ),
     "no wait for a full stage": (
         PROMOTED,
-        "if (!ready) barrier_wait(full + 8 * stage, ring.parity);",
+        "if (!ready) barrier_wait(last + 8 * stage, ring.parity);",
         "",
         "differ|changed|deadlock",
     ),
@@ -128,15 +128,21 @@ PLANTED = {
     "no fence after unpacking": (UNPACKED, "          fence_async();\n", "", "wgmma reads what thread"),
     "unpacking before the copies have landed": (
         UNPACKED,
-        "barrier_wait(packed + 8 * ring.stage, ring.parity);",
-        "",
+        "          barrier_wait(full + 8 * ring.stage, ring.parity);\n          unpack",
+        "          unpack",
         "differ|changed|more arrivals|is outside",
     ),
     "multiplying before the weights are unpacked": (
         UNPACKED,
-        "(SCALES == 1 ? 2 : 1) + (PACKED ? 1 : 0)",
-        "(SCALES == 1 ? 2 : 1)",
-        "differ|changed|more arrivals|without a fence",
+        "          barrier_wait(last + 8 * ring.stage, ring.parity);\n",
+        "",
+        "differ|changed|more arrivals|without a fence|reads what thread",
+    ),
+    "unpacking into a slot that is still multiplied": (
+        UNPACKED,
+        "barrier_wait(empty + 8 * (before < 0 ? before + STAGES : before), before < 0 ? ring.parity ^ 1 : ring.parity);",
+        "",
+        "differ|changed|more arrivals|reads what thread",
     ),
     "the factor of another group": (UNPACKED, "i + j * 32 + lane);", "i + j * 32 + (lane ^ 1));", "differ"),
     "the sign of another weight": (UNPACKED, "codes << 4 & 0x80808080", "codes << 3 & 0x80808080", "differ"),

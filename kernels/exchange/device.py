@@ -62,19 +62,29 @@ def log_encoder(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def adder(  # type: ignore[no-untyped-def]
-    rows, halves, shared, places, out, k, pitch, ranks, BITS: tl.constexpr, LOG: tl.constexpr, TILES: tl.constexpr
+    rows,
+    halves,
+    shared,
+    places,
+    out,
+    k,
+    pitch,
+    RANKS: tl.constexpr,
+    BITS: tl.constexpr,
+    LOG: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """Add up TILES tiles of one token over `ranks` in FP32, from zero, in ascending order.
+    """Add up TILES tiles of one token over RANKS ranks in FP32, from zero, in ascending order.
 
-    `rows`, `halves` and `shared` are the received rows as bytes, 16-bit and FP32 numbers; `places` (tokens, ranks) is the
+    `rows`, `halves` and `shared` are the received rows as bytes, 16-bit and FP32 numbers; `places` (tokens, RANKS) is the
     row that came from each rank, -1 for none.
     """
     token, groups = tl.program_id(0).to(tl.int64), k // TILE
     tile = tl.program_id(1) * TILES + tl.arange(0, TILES)
     column = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
     total = tl.zeros((TILES, TILE), tl.float32)
-    for rank in range(ranks):
-        place = tl.load(places + token * ranks + rank).to(tl.int64)
+    for rank in range(RANKS):
+        place = tl.load(places + token * RANKS + rank).to(tl.int64)
         if place >= 0:
             if BITS == 16:
                 half = tl.load(halves + place * (pitch // 2) + column, column < k, 0).to(tl.int32)
@@ -123,8 +133,9 @@ def add_up(wire: Wire, rows: Any, places: Any, out: Any) -> None:
     tokens, k = out.shape
     if tokens:
         views = rows, rows.view(torch.int16), rows.view(torch.float32)
-        grid, sizes = (tokens, _ctas(k)), (k, rows.shape[1], places.shape[1])
-        adder[grid](*views, places, out, *sizes, BITS=wire.bits, LOG=wire.logarithmic, TILES=TILES, num_warps=4)
+        sizes, ranks = (k, rows.shape[1]), places.shape[1]
+        how = {"RANKS": ranks, "BITS": wire.bits, "LOG": wire.logarithmic, "TILES": TILES}
+        adder[tokens, _ctas(k)](*views, places, out, *sizes, **how, num_warps=4)
 
 
 def _ctas(k: int) -> int:

@@ -84,6 +84,8 @@ class Gpu:
     start_us: float = 1.6
     split_us: float = 1.0
     """Time to exchange the sums of 128 rows where K is split."""
+    wave_us: float = 2.0
+    """Time for a further wave of CTAs that split K, which do not walk tiles, to start."""
     cluster_of_four_us: float = 1.0
     clusters_of_four: int = 30
     """Clusters of four CTAs resident on the GPU at once."""
@@ -150,7 +152,7 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
     b_rows = tile.bn / (tile.sharers if tile.share == SharedOperand.B else 1)
     weights = 17 / 32 if p.element == Element.E2M1 else 1.0  # bytes an element of B, with E2M1's scales
     load = (tile.bm + tile.bn * weights) * 128 / (gpu.sm_bytes_a_clock * clocks)
-    unpack = 4.5 * tile.bn / clocks if p.element == Element.E2M1 else 0.0
+    unpack = (330 + (4 if tile.bm == 64 else 7) * tile.bn) / clocks if p.element == Element.E2M1 else 0.0
     step = max(math, load, unpack, active * (a_rows + b_rows * weights) * 128 / gpu.l2_bytes)
     waves = -(-ctas // slots)
     store = 0.4 + 2e-5 * tile.bm * tile.bn / tile.split  # the part of the epilogue that is not hidden
@@ -160,6 +162,7 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
     memory = moved / (gpu.memory_bytes_in_step if tile.cluster == 4 and waves == 1 else gpu.memory_bytes)
     start = gpu.start_us + (gpu.split_us * max(tile.bm // 128, 1) if tile.split > 1 else 0.0)
     start += gpu.cluster_of_four_us if tile.cluster == 4 else 0.0
+    start += (waves - 1) * gpu.wave_us if tile.split > 1 else 0.0
     return start + max(busy, memory) + 0.2 * min(busy, memory)
 
 

@@ -17,8 +17,9 @@ class Fp4Weights(NamedTuple):
     """Weights that `prepare_fp4` made for `fp4_weights`."""
 
     codes: torch.Tensor
-    """uint8 (N, K / 2). In each 32 bits the magnitudes of eight codes are in order; the signs of the first four are the highest
-    bits of bytes, those of the others 4 bits below, where unpacking needs them."""
+    """uint8 (ceil(K / 128), N rounded up to 16, 64): a step of K after another, so that a tile's part of a step is contiguous.
+    In each 32 bits the magnitudes of eight codes are in order; the signs of the first four are the highest bits of bytes, those
+    of the others 4 bits below, where unpacking needs them."""
     scales: torch.Tensor
     """FP32 (ceil(N / 128), ceil(K / 128)): powers of two."""
     shifts: torch.Tensor
@@ -56,4 +57,6 @@ def prepare_fp4(packed: torch.Tensor, scales: torch.Tensor) -> Fp4Weights:
         sign = words >> (4 * i + 3) & 1
         codes |= sign << (8 * i + 7 if i < 4 else 8 * i - 29)
     powers = torch.exp2(largest.double() - 127 - LARGEST).float()
-    return Fp4Weights(codes.view(torch.uint8), powers, of_groups.T.contiguous())
+    steps = torch.nn.functional.pad(codes, (0, 16 * blocks[1] - codes.shape[1], 0, -n % 16))
+    steps = steps.view(-1, blocks[1], 16).transpose(0, 1).contiguous()
+    return Fp4Weights(steps.view(torch.uint8), powers, of_groups.T.contiguous())

@@ -60,21 +60,21 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     const __grid_constant__ TensorMap sa, const __grid_constant__ TensorMap sb, const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) char shared[];
   const u32 base = shared_address(shared), full = base + BARRIERS_AT, empty = full + 8 * STAGES, received = empty + 8 * STAGES;
-  const u32 clear = received + 8, packed = clear + 8;
+  const u32 clear = received + 8, unpacked = clear + 8;
   int2 *const groups = (int2 *)(shared + GROUPS_AT);
 
   if (threadIdx.x == 0) {
     prefetch(&a), prefetch(&b), prefetch(&d);
     if (SCALES) prefetch(&sa);
-    if (SCALES == 2 || PACKED) prefetch(&sb);
-    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, (SCALES == 1 ? 2 : 1) + (PACKED ? 1 : 0)), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
-    for (int s = 0; PACKED && s < STAGES; ++s) barrier_init(packed + 8 * s, 1);
+    if (SCALES == 2 || SLOTS) prefetch(&sb);
+    for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, SCALES == 1 ? 2 : 1), barrier_init(empty + 8 * s, WGS * 4 * (SHARE ? SHARERS : 1));
+    for (int s = 0; SLOTS && s < STAGES; ++s) barrier_init(unpacked + 8 * s, TEAM);
     if (SPLIT == 2) barrier_init(received, 1);
     if (IN_RING) barrier_init(clear, WGS * 4);
     fence_barrier_init();
     if (SPLIT == 2) barrier_expect(received, RECEIVED);
   }
-  if (PACKED && threadIdx.x < 32) store_table(base + TABLE_AT, threadIdx.x);
+  if (SLOTS && threadIdx.x < 32) store_table(base + TABLE_AT, threadIdx.x);
   release_next();
   if (GROUPED) {
     wait_for_inputs();
@@ -90,16 +90,19 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
   Ring ring;
   bool more = walk.next(tile);  // everything that needs no input precedes the wait for the inputs
   if (UNPACKERS ? wg >= WGS : wg == WGS) {
-    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Packed
-    // weights have a barrier of their own, and a warp that unpacks them, whose arrival the full barrier awaits.
-    if (WGS == 2) fewer_registers<40>();
+    // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Further
+    // warps unpack B.
+    if (WGS == 2) fewer_registers<UNPACKERS ? 256 - MATH_REGISTERS : 40>();
     if (threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
+      // Where a step of B starts: packed weights are stored step by step, and copied as rows of 16 columns.
+      const auto x_b = [](int k) { return SLOTS ? 0 : k * 128; };
+      const auto y_b = [&](int k, int row) { return SLOTS ? (k * ((p.n + 15) / 16 * 16) + row) / 16 : row; };
       // Prefetches the first steps of B into L2 while the previous grid still runs. This is safe: it reads nothing, and if that
       // grid writes B, its writes and our reads go through L2.
       if (!GROUPED && more)
         for (int k = tile.from; k < min(tile.to, tile.from + AHEAD); ++k)
-          tma_prefetch(&b, k * B_STEP, tile.column + (SHARE == 2 ? rank * B_ROWS : 0));
+          tma_prefetch(&b, x_b(k), y_b(k, tile.column + (SHARE == 2 ? rank * B_ROWS : 0)));
       wait_for_inputs();
       for (; more; more = walk.next(tile)) {
         const int b_row = tile.group * p.n + tile.column;
@@ -109,10 +112,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           barrier_expect(bar, EXPECTED);
           if (SHARE == 1) tma_load(to + rank * A_ROWS * 128, &a, k * 128, tile.row + rank * A_ROWS, bar, EVERYONE);
           else tma_load(to, &a, k * 128, tile.row, bar);
-          const u32 to_b = PACKED ? base + PACKED_AT + ring.stage * PACKED : to + A_BYTES, bar_b = PACKED ? packed + 8 * ring.stage : bar;
-          if (PACKED) barrier_expect(bar_b, PACKED + SHIFTS), tma_load(s + SHIFTS_AT, &sb, b_row, k, bar_b);
-          if (SHARE == 2) tma_load(to_b + rank * B_ROWS * B_STEP, &b, k * B_STEP, b_row + rank * B_ROWS, bar_b, EVERYONE);
-          else tma_load(to_b, &b, k * B_STEP, b_row, bar_b);
+          if (SHARE == 2) tma_load(to + A_BYTES + rank * (COPIED_B / SHARERS), &b, x_b(k), y_b(k, b_row + rank * B_ROWS), bar, EVERYONE);
+          else tma_load(to + A_BYTES, &b, x_b(k), y_b(k, b_row), bar);
+          if (SLOTS) tma_load(s + SHIFTS_AT, &sb, b_row, k, bar);
           if (SCALES) tma_load(s, &sa, GROUPED ? tile.row & ~3 : tile.row, k, bar);
           if (SCALES == 2) tma_load(s + SA_FLOATS * 4, &sb, b_row, k, bar);
           // Prefetches the D that will be added to into L2, one box per step.
@@ -140,22 +142,28 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (lane == 0) barrier_arrive(full + 8 * ring.stage);
         }
       }
-    } else if (PACKED && threadIdx.x >= FIRST_UNPACKER) {
-      // Each warp has stages of its own, since the latency of unpacking is several times what a step may take.
-      const int mine = (threadIdx.x - FIRST_UNPACKER) / 32, lane = threadIdx.x % 32;
+    } else if (SLOTS && threadIdx.x >= FIRST_UNPACKER) {
+      // Warps take turns, since the latency of unpacking is several times what a step may take.
+      constexpr int TURNS = SLOTS ? UNPACKERS / TEAM : 1;
+      int turn = 0;
+      const int warp = (threadIdx.x - FIRST_UNPACKER) / 32, lane = threadIdx.x % 32;
       for (; more; more = walk.next(tile))
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
-          if (ring.stage % UNPACKERS != mine) continue;
-          const u32 shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT, to = base + ring.stage * STAGE + A_BYTES;
-          barrier_wait(packed + 8 * ring.stage, ring.parity);
-          unpack(base + PACKED_AT + ring.stage * PACKED, shifts, base + TABLE_AT, to, lane);
+          const bool mine = warp % TURNS == turn;
+          turn = (turn + 1) % TURNS;
+          if (!mine) continue;
+          const u32 from = base + ring.stage * STAGE + A_BYTES, shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT;
+          const int before = ring.stage - SLOTS;  // stage of the step that had this slot before
+          barrier_wait(empty + 8 * (before < 0 ? before + STAGES : before), before < 0 ? ring.parity ^ 1 : ring.parity);
+          barrier_wait(full + 8 * ring.stage, ring.parity);
+          unpack(from, shifts, base + TABLE_AT, base + SLOTS_AT + ring.slot * B_BYTES, warp / TURNS, lane);
           fence_async();
           __syncwarp();
-          if (lane == 0) barrier_arrive(full + 8 * ring.stage);
+          if (lane == 0) barrier_arrive(unpacked + 8 * ring.stage);
         }
     }
   } else {
-    if (WGS == 2) more_registers<UNPACKERS ? 216 : 232>();
+    if (WGS == 2) more_registers<MATH_REGISTERS>();
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int row = wg * PARTS * 64;  // first row of the warpgroup within the CTA's tile
     const auto release = [&](int stage) {
@@ -166,7 +174,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     };
     // The shuffles make the compiler keep these in uniform registers instead of recomputing them in each step.
     const u32 first_a = __shfl_sync(~0u, descriptor(base + row * 128), 0);
-    const u32 first_b = __shfl_sync(~0u, descriptor(base + A_BYTES), 0);
+    const u32 first_b = __shfl_sync(~0u, descriptor(base + (SLOTS ? SLOTS_AT : A_BYTES)), 0);
+    const auto b_of = [&](const Ring &ring) { return first_b + (SLOTS ? ring.slot * (B_BYTES / 16) : ring.stage * (STAGE / 16)); };
+    const u32 last = SLOTS ? unpacked : full;  // an unpacked step has been copied
 
     wait_for_inputs();
     const float alpha = SCALES == 0 ? __fmul_rn(load_global(p.one_a), load_global(p.one_b)) : 1.0f;
@@ -193,9 +203,9 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         int stages[2];
         const auto start = [&](Part(&part)[NACC], float(&f)[BLOCKS][2], int &used) {
           float now[BLOCKS];
-          barrier_wait(full + 8 * ring.stage, ring.parity);
+          barrier_wait(last + 8 * ring.stage, ring.parity);
           of_blocks(now, ring.stage);
-          const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = first_b + ring.stage * (STAGE / 16);
+          const u32 of_a = first_a + ring.stage * (STAGE / 16), to_b = b_of(ring);
           const u32 s = first_scale + ring.stage * STAGE_SCALES;
           const float low = load_shared(s), high = load_shared(s + 32);
           pin(part);
@@ -243,8 +253,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
         at_offset(SCALES == 1 && PROMOTE ? offset : 0, [&](const int at) {
           for (int k = tile.from; k < tile.to; ++k) {
             const int stage = ring.stage;
-            const u32 of_a = first_a + stage * (STAGE / 16), to_b = first_b + stage * (STAGE / 16), s = first_scale + stage * STAGE_SCALES;
-            if (!ready) barrier_wait(full + 8 * stage, ring.parity);
+            const u32 of_a = first_a + stage * (STAGE / 16), to_b = b_of(ring), s = first_scale + stage * STAGE_SCALES;
+            if (!ready) barrier_wait(last + 8 * stage, ring.parity);
             float now[BLOCKS];
             of_blocks(now, stage);
             constexpr int RUNS = PROMOTE == 0 || PROMOTE > 4 ? 1 : 4 / PROMOTE;  // sums per stage
@@ -273,7 +283,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                 }
                 if (closing) {  // polled while the last wgmmas of this stage run, which hides the latency
                   ring.step();
-                  ready = barrier_done(full + 8 * ring.stage, ring.parity, k + 1 < tile.to);
+                  ready = barrier_done(last + 8 * ring.stage, ring.parity, k + 1 < tile.to);
                 }
                 if constexpr (PROMOTE == 0 && DEPTH == 2) {
                   wgmma_wait<1>();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kernels.gemm.choose import Gpu, choose, gpu_of
 from kernels.gemm.pace import paced
@@ -73,7 +73,8 @@ def issue(
     if out is None:
         if add:
             raise ValueError("out must be given where accumulate adds to it")
-        out = torch.empty((*x.a.shape[:1], *x.b.shape[-2:-1]), dtype=torch.bfloat16, device=x.a.device)
+        columns = x.b.shape[-2:-1] if x.shifts is None else x.shifts.shape[-1:]
+        out = torch.empty((*x.a.shape[:1], *columns), dtype=torch.bfloat16, device=x.a.device)
         x = x._replace(out=out)
     # All that `check` and `prepare` look at: a later tensor may have the same address.
     tensors = [None if t is None else (t.data_ptr(), t.dtype, t.shape, t.stride()) for t in x]
@@ -92,8 +93,8 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
     check_device(x)
     check(x, scales=scales, promote=promote, add=add)
     assert x.out is not None
-    (m, k), n = x.a.shape, x.b.shape[-2]
-    groups = x.b.shape[0] if x.b.dim() == 3 else 0
+    (m, k), n = x.a.shape, x.out.shape[1]
+    groups = 0 if x.starts is None else x.b.shape[0]
     gpu = _gpu(x.a.device.index)
     out = OutputType(x.out.element_size())
     element = element_of(x)
@@ -132,11 +133,12 @@ def prepare(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool, ti
 
 
 def _weights_map(b: torch.Tensor, tile: Tile) -> TensorMap:
-    packed = tile.element == Element.E2M1  # 64 bytes for 128 of K, unpacked into the layout that wgmma reads
-    width, rows = b.shape[-1], b.numel() // b.shape[-1]
-    box = (64 if packed else 128, tile.bn // (tile.sharers if tile.share == SharedOperand.B else 1))
-    swizzle: Literal[0, 128] = 0 if packed else 128
-    return tensor_map(b.data_ptr(), width=width, rows=rows, pitch=width, box=box, element="byte", swizzle=swizzle)
+    columns = tile.bn // (tile.sharers if tile.share == SharedOperand.B else 1)
+    if tile.element == Element.E2M1:  # 1024 bytes for 16 columns, contiguous; wgmma's layout comes with unpacking
+        box, rows = (256, columns // 16), b.numel() // 1024
+        return tensor_map(b.data_ptr(), width=256, rows=rows, pitch=1024, box=box, element="fp32")
+    width, rows, box = b.shape[-1], b.numel() // b.shape[-1], (128, columns)
+    return tensor_map(b.data_ptr(), width=width, rows=rows, pitch=width, box=box, element="byte", swizzle=128)
 
 
 def _scales_map(scales: torch.Tensor, rows: int, box: int) -> TensorMap:
@@ -199,8 +201,8 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
         require(alone or t.data_ptr() % 16 == 0, f"{name} must start at a multiple of 16 bytes")
     require(x.a.dim() == 2, f"a must be (M, K); it has {x.a.dim()} dimensions")
     require(
-        x.b.dim() == (2 if x.starts is None else 3),
-        f"b must be (N, K), or (G, N, K) with groups; it has {x.b.dim()} dimensions",
+        x.b.dim() == (2 if x.starts is None and x.shifts is None else 3),
+        f"b must be (N, K), or (G, N, K) with groups, or what prepare_fp4 makes; it has {x.b.dim()} dimensions",
     )
     whole = x.a.dtype == torch.int8 and scales == ScaleLayout.BLOCK and x.starts is None and x.shifts is None
     for name, t in (("a", x.a), ("b", x.b)):
@@ -215,9 +217,9 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
             f"{name} must be contiguous along K, since Hopper's wgmma reads K-major operands of 8 bits only",
         )
     require(x.b.is_contiguous(), "b must be contiguous")
-    (m, k), n = x.a.shape, x.b.shape[-2]
-    along = x.b.shape[-1] * (1 if x.shifts is None else 2)
-    require(along == k, f"a and b must have one K; a has {k}, b {along}")
+    (m, k), n = x.a.shape, x.b.shape[-2] if x.shifts is None else x.shifts.shape[-1]
+    if x.shifts is None:
+        require(x.b.shape[-1] == k, f"a and b must have one K; a has {k}, b {x.b.shape[-1]}")
     require(m > 0 and n > 0 and k > 0, f"M, N and K must be positive; the GEMM is {m} x {n} x {k}")
     require(x.b.shape[0] > 0, "b must have at least one group; it is (0, N, K)")
     require(k % 16 == 0, f"K must be a multiple of 16, for bulk copies of whole 16 bytes; it is {k}")
@@ -241,6 +243,8 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
             f"shifts must be a contiguous int32 tensor ({groups_of_k}, {n}), as prepare_fp4 makes it; "
             f"it is {x.shifts.dtype} {tuple(x.shifts.shape)}",
         )
+        packed = (groups_of_k, -(-n // 16) * 16, 64)
+        require(tuple(x.b.shape) == packed, f"b must be {packed}, as prepare_fp4 makes it; it is {tuple(x.b.shape)}")
     for name, t in (("scale_a", x.scale_a), ("scale_b", x.scale_b)):
         require(t.dtype == torch.float32, f"{name} must be FP32; it is {t.dtype}")
     if scales == ScaleLayout.TENSOR:
@@ -255,7 +259,8 @@ def check(x: GemmOperands, *, scales: ScaleLayout, promote: int, add: bool) -> N
             f"{name} must have contiguous rows and a pitch that is a multiple of 4; its strides are {t.stride()}",
         )
     if scales == ScaleLayout.BLOCK:
-        shape = (*x.b.shape[:-2], -(-n // 128), groups_of_k)
+        groups = x.b.shape[:-2] if x.shifts is None else ()
+        shape = (*groups, -(-n // 128), groups_of_k)
         require(tuple(x.scale_b.shape) == shape, f"scale_b must be {shape}; it is {tuple(x.scale_b.shape)}")
         require(x.scale_b.is_contiguous(), "scale_b must be contiguous")
     for name, place in (("starts", x.starts), ("counts", x.counts)):

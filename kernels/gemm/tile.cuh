@@ -12,6 +12,7 @@
 //   GROUPED     1: groups of rows have their own B; group g has rows starts[g] to starts[g] + counts[g]
 //   ELEMENT     0: E4M3, summed in e8m13;  1: INT8, summed in int32;  2: E4M3 by E2M1, which is unpacked to E4M3 (unpack.cuh)
 //   DEPTH       steps of K in flight per warpgroup; with 2, it promotes one step while its next wgmmas run
+//   SLOTS       places for unpacked steps of B, at most STAGES; 0 where B is not packed
 
 template <int> struct Summed { typedef float type; };  // type of the Tensor Core's accumulator, by ELEMENT
 template <> struct Summed<1> { typedef int type; };
@@ -19,9 +20,11 @@ typedef Summed<ELEMENT>::type Part;
 typedef Summed<PROMOTE ? 0 : ELEMENT>::type Sum;  // the whole sum: in FP32 if promoted
 
 constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
-constexpr int UNPACKERS = ELEMENT == 2 ? 4 : 0, FIRST_UNPACKER = MATH + 128;  // warps, one on each quarter of an SM
-constexpr int THREADS = MATH + (UNPACKERS ? 256 : 128);
+// Warps that unpack, and how many of them share a step.
+constexpr int UNPACKERS = SLOTS ? 4 : 0, TEAM = BN <= 64 ? 1 : 2, FIRST_UNPACKER = MATH + 128;
+constexpr int THREADS = MATH + 128 + 32 * UNPACKERS;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
+constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // per thread; of 256 with those of unpackers
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // rows per copy
@@ -29,19 +32,21 @@ constexpr unsigned short EVERYONE = (1 << SHARERS) - 1;
 static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)) && SPLIT <= 2, "not built");
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(STAGES > 1, "a stage is released once the next one multiplies");
+static_assert(STAGES >= SLOTS && (!SLOTS || STAGES >= UNPACKERS / TEAM), "unpackers tell the phases of a barrier apart by one bit");
 static_assert(ELEMENT != 2 || (SCALES == 1 && !GROUPED && BN % 16 == 0), "not built");
 static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
 
-// Shared memory: the ring's operands, the staging of D, the sums received from the other half of K, the ring's scales and packed B,
-// the barriers (full, empty, received, clear, packed), the table of unpack.cuh, the groups. With half of K and 256 rows, the received
-// sums and the staging of D take the place of the ring, which a CTA no longer needs then: it has one tile.
-constexpr int A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
-constexpr int B_STEP = ELEMENT == 2 ? 64 : 128, PACKED = ELEMENT == 2 ? BN * B_STEP : 0;  // bytes of a row and of B that are copied
+// Shared memory: the ring's operands (B packed, with its slots behind the ring, where it is E2M1), the staging of D, the sums
+// received from the other half of K, the ring's scales, the barriers (full, empty, received, clear, unpacked), the table of
+// unpack.cuh, the groups. With half of K and 256 rows, the received sums and the staging of D take the place of the ring, which a
+// CTA no longer needs then: it has one tile.
+constexpr int A_BYTES = BM * 128, B_BYTES = BN * 128, COPIED_B = ELEMENT == 2 ? B_BYTES / 2 : B_BYTES, STAGE = A_BYTES + COPIED_B;
+constexpr int SLOTS_AT = STAGES * STAGE, RING = SLOTS_AT + SLOTS * B_BYTES;
 constexpr int SA_BOX = GROUPED ? BM + 4 : BM;  // a group may start at any row, a copy only at a multiple of 4
 constexpr int SA_FLOATS = SCALES ? (SA_BOX + 31) / 32 * 32 : 0, SB_FLOATS = SCALES == 2 ? (BN + 31) / 32 * 32 : SCALES ? 32 : 0;
 constexpr int SHIFTS = ELEMENT == 2 ? BN * 4 : 0, SHIFTS_AT = (SA_FLOATS + SB_FLOATS) * 4;  // a byte per group of 32 of a row of B
 constexpr int STAGE_SCALES = SHIFTS_AT + (SHIFTS + 127) / 128 * 128;
-constexpr int EXPECTED = (PACKED ? A_BYTES : STAGE) + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0);
+constexpr int EXPECTED = STAGE + (SCALES ? SA_BOX * 4 : 0) + (SCALES == 2 ? BN * 4 : 0) + SHIFTS;
 constexpr int STORED = BN / SPLIT, NSTORED = STORED / 2;  // columns that this CTA stores
 constexpr int BOXED = STORED / 16 * 16;                   // columns in bulk stores; the other 8, if any, are stored directly
 constexpr int BOX = BOXED * OUT % 128 == 0 ? 128 / OUT : BOXED * OUT % 64 == 0 ? 64 / OUT : 32 / OUT;  // columns per bulk store
@@ -49,11 +54,11 @@ constexpr int STAGED = OUT == 2 ? PARTS : 1;  // parts of a warpgroup that are s
 constexpr int D_PART = 64 * BOXED * OUT, D_BYTES = (D_PART * STAGED + 1023) / 1024 * 1024;
 constexpr int RECEIVED = SPLIT == 2 ? BM * STORED * 4 : 0;  // bytes of the other CTA's sums
 constexpr bool IN_RING = SPLIT == 2 && PARTS == 2;
-constexpr int D_AT = IN_RING ? RECEIVED : STAGES * STAGE, RECEIVED_AT = IN_RING ? 0 : D_AT + WGS * D_BYTES;
-constexpr int SCALES_AT = IN_RING ? STAGES * STAGE : RECEIVED_AT + RECEIVED, PACKED_AT = SCALES_AT + STAGES * STAGE_SCALES;
-constexpr int BARRIERS_AT = PACKED_AT + STAGES * PACKED, TABLE_AT = BARRIERS_AT + STAGES * (PACKED ? 24 : 16) + 16;
-constexpr int GROUPS_AT = TABLE_AT + (PACKED ? 128 : 0);
-static_assert(!IN_RING || D_AT + WGS * D_BYTES <= STAGES * STAGE, "the ring is large enough");
+constexpr int D_AT = IN_RING ? RECEIVED : RING, RECEIVED_AT = IN_RING ? 0 : D_AT + WGS * D_BYTES;
+constexpr int SCALES_AT = IN_RING ? RING : RECEIVED_AT + RECEIVED;
+constexpr int BARRIERS_AT = SCALES_AT + STAGES * STAGE_SCALES, TABLE_AT = BARRIERS_AT + STAGES * (SLOTS ? 24 : 16) + 16;
+constexpr int GROUPS_AT = TABLE_AT + (SLOTS ? 128 : 0);
+static_assert(!IN_RING || D_AT + WGS * D_BYTES <= RING, "the ring is large enough");
 static_assert(BOXED == STORED || (SPLIT == 1 && !ADD && !GROUPED), "not built");
 
 // A tile starts at a multiple of STEP within a block of 128 columns of B, and overlaps at most BLOCKS of them.
@@ -119,9 +124,11 @@ struct Walk {
 };
 
 struct Ring {
-  int stage = 0;
+  int stage = 0, slot = 0;
   u32 parity = 0;
   __device__ void step() {
+    constexpr int ROUND = SLOTS ? SLOTS : 1;
     if (++stage == STAGES) stage = 0, parity ^= 1;
+    if (SLOTS) slot = STAGES % ROUND ? (slot + 1) % ROUND : stage % ROUND;
   }
 };

@@ -11,8 +11,6 @@ SHARED_BYTES = 232_448
 """Shared memory available to one CTA on a Hopper SM, bytes (CUDA programming guide, compute capability 9.0)."""
 MAX_GROUPS = 1024
 """Largest number of groups in a grouped GEMM; their table is in shared memory."""
-UNPACKERS = 4
-"""Warps that unpack E2M1, as UNPACKERS in tile.cuh."""
 PROMOTE_128 = 4
 """Wgmmas between promotions where the interval is 128 products; each wgmma sums 32."""
 
@@ -102,6 +100,8 @@ class Tile:
     element: Element = Element.E4M3
     depth: int = 1
     stages: int = 0
+    slots: int = 0
+    """Places for unpacked steps of E2M1 weights, at most `stages`; set together with them."""
 
     @property
     def cluster(self) -> int:
@@ -128,7 +128,7 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        """Threads per CTA: math warpgroups, producers, and a warpgroup that unpacks E2M1."""
+        """Threads per CTA: math warpgroups, producers, and the warps that unpack E2M1 (UNPACKERS in tile.cuh)."""
         return 128 * (self.warpgroups + 1 + (self.element == Element.E2M1))
 
     @property
@@ -161,16 +161,17 @@ class Tile:
 
     @cached_property
     def sized(self) -> Tile:
-        """Copy of the tile with as many stages as shared memory holds."""
+        """Copy of the tile with as many stages, and slots for unpacked weights, as shared memory holds."""
         if self.stages:
             return self
         table = 8 * MAX_GROUPS if self.grouped else 0
         left = SHARED_BYTES - self._staging - self._fixed - table
+        if self.element == Element.E2M1:
+            each = ((slots, min(16, (left - slots * 128 * self.bn) // self._stage)) for slots in (8, 6, 4, 3, 2))
+            slots, stages = next(x for x in each if x[1] >= x[0])
+            return replace(self, stages=stages, slots=slots)
         most = 16 if self.bn <= 32 or self.cluster == 4 else 8  # more loads in flight would only wait for each other
-        stages = min(most, left // self._stage)
-        if self.element == Element.E2M1 and stages > UNPACKERS:
-            stages -= stages % UNPACKERS  # as many stages for each warp that unpacks
-        return replace(self, stages=stages)
+        return replace(self, stages=min(most, left // self._stage))
 
     @property
     def _staging(self) -> int:
@@ -184,13 +185,15 @@ class Tile:
 
     @property
     def _stage(self) -> int:
-        """Bytes of a stage: operands, packed B, scales and barriers."""
+        """Bytes of a stage: operands, scales and barriers."""
         scales_a = -(-self.scale_box // 32) * 32 if self.scales else 0
         scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
             self.scales
         ]
-        packed = 64 * self.bn + -(-self.bn // 32) * 128 + 8 if self.element == Element.E2M1 else 0
-        return (self.bm + self.bn) * 128 + (scales_a + scales_b) * 4 + 16 + packed
+        operands = (self.bm + self.bn) * 128
+        if self.element == Element.E2M1:
+            operands += -64 * self.bn + -(-self.bn // 32) * 128 + 8  # packed, with factors and one barrier more
+        return operands + (scales_a + scales_b) * 4 + 16
 
     @property
     def _fixed(self) -> int:
@@ -200,7 +203,7 @@ class Tile:
     def shared_bytes(self, groups: int = 0) -> int:
         """Dynamic shared memory of a launch with `groups` groups, bytes."""
         tile = self.sized
-        return tile.stages * tile._stage + tile._staging + tile._fixed + 8 * groups
+        return tile.stages * tile._stage + tile.slots * 128 * tile.bn + tile._staging + tile._fixed + 8 * groups
 
     @property
     def constants(self) -> str:

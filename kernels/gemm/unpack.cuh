@@ -20,11 +20,11 @@ __device__ __forceinline__ uint2 eight_e4m3(u32 codes, uint2 table) {
   return {__byte_perm(table.x, table.y, magnitudes) | (codes & 0x80808080), __byte_perm(table.x, table.y, magnitudes >> 16) | (codes << 4 & 0x80808080)};
 }
 
-// Unpacks a stage of B by one warp. A lane takes groups of 32, 16 bytes each, two at once to hide the latency of loads.
-__device__ __forceinline__ void unpack(u32 from, u32 shifts, u32 table, u32 to, u32 lane) {
+// Unpacks a step of B by TEAM warps. A lane takes groups of 32, 16 bytes each, two at once to hide the latency of loads.
+__device__ __forceinline__ void unpack(u32 from, u32 shifts, u32 table, u32 to, u32 member, u32 lane) {
   const u32 place = to + (lane * 32 ^ lane / 4 << 4);  // the 128-byte swizzle
 #pragma unroll 1
-  for (u32 i = 0; i < BN * 4; i += 64) {
+  for (u32 i = member * 64; i < BN * 4; i += TEAM * 64) {
     uint4 c[2];
     uint2 t[2];
 #pragma unroll

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from kernels import nvrtc
 from kernels.launch import SMS, Kernel
@@ -112,9 +112,9 @@ def all_choices() -> tuple[Choice, ...]:
     return (*scaled, packed, sent, *twins, replace(packed, twin=True), replace(sent, twin=True))
 
 
-def cubin(text: str, log: TextIO | None = None) -> bytes:
+def cubin(text: str) -> bytes:
     """Return the machine code of a kernel text; see `kernels.nvrtc.cubin`."""
-    return nvrtc.cubin(read("hopper.h") + text, log)
+    return nvrtc.cubin(read("hopper.h") + text)
 
 
 @cache
