@@ -18,7 +18,7 @@ from isa_model.array_codec import code_dtype, decode_array
 from isa_model.engines import gpu, launch, packing, portable, routes, tensor
 from isa_model.engines.fragments import fragments
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.formats import named
+from isa_model.formats import Format, named
 from isa_model.stimulus import KINDS, draw
 
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -209,10 +209,23 @@ def test_digits_are_taken_where_a_bound_proves_that_nothing_is_lost():
     assert routes.with_digits(half, routes.route(half), 1.0, 1.0) is None
 
 
-@given(st.sampled_from(["e4m3", "e5m2", "e3m2", "e2m1", "int8", "uint8", "int4"]), st.data())
-def test_digits_are_the_number(name, data):
+WIDE = Format(name="wide", exponent_bits=6, mantissa_bits=5, bias=32, infinity=True, nan="ieee")
+"""A format whose numbers have 67 bits in units of the smallest."""
+
+
+def test_scaled_products_of_wide_sums_stay_on_cuda_cores():
+    """Digits of INT8 sum products as they are: with scales on the products, the kernel left the scales out."""
+    stage = {"terms": 2, "accumulator": True, "result": [{"format": "e8m13", "rounding": "toward-zero"}]}
+    spec = {"shape": {"m": 4, "n": 4, "k": 4}, "a": "e2m1", "b": WIDE.model_dump(mode="json"), "stages": {"sum": stage}}
+    spec |= {"name": "wide", "accumulator": "fp32"}
+    scaled = spec | {"scale": {"a": {"group": [1, 4], "format": "fp32"}}}
+    assert routes.route(Plan(Instruction.model_validate(spec))).cut == "digits"
+    assert routes.route(Plan(Instruction.model_validate(scaled))) is None
+
+
+@given(st.sampled_from([*map(named, ("e4m3", "e5m2", "e3m2", "e2m1", "int8", "uint8", "int4")), WIDE]), st.data())
+def test_digits_are_the_number(fmt, data):
     """The digits of a code, each a byte with a sign, are its number in units of the smallest; pieces gather all powers."""
-    fmt = named(name)
     code = data.draw(st.integers(0, (1 << fmt.bits) - 1))
     value = decode_array(fmt, np.array([code], code_dtype(fmt)))[0]
     digits = packing.digits_of(fmt, np.array([value if np.isfinite(value) else 0.0]))

@@ -112,9 +112,10 @@ def _words(fmt: Format, aligned_as: Format, flush: bool | str, elements: int, st
 
 def digits_of(fmt: Format, values: Float64) -> list[NDArray[np.int64]]:
     """Return finite numbers of a format as base-256 digits, each from -128 to 127, the lowest first (routes.digit_count)."""
-    left = (values * 2.0**-fmt.min_lsb_exponent).astype(np.int64)
-    digits = []
+    left, digits = values * 2.0**-fmt.min_lsb_exponent, []  # whole, of more than 64 bits in wide formats
     for _ in range(routes.digit_count(fmt)):
-        digits.append((left + 128 & 255) - 128)
-        left = left - digits[-1] >> 8
+        rest = np.fmod(left, 256.0)
+        digit = rest - 256.0 * (rest >= 128) + 256.0 * (rest < -128)
+        digits.append(digit.astype(np.int64))
+        left = (left - digit) / 256.0
     return digits

@@ -53,8 +53,12 @@ class Route:
 def route(plan: Plan) -> Route | None:
     """Return the route of a plan, or None if its sums cannot go through the Tensor Cores."""
     spec, stage = plan.spec, plan.first
-    folded = plan.scales_fold and spec.scale is not None
-    if folded or plan.infinite_from is not None or stage.terms > LONGEST or not plan.handover.keeps_specials:
+    if (
+        spec.scaled_stage == -1
+        or plan.infinite_from is not None
+        or stage.terms > LONGEST
+        or not plan.handover.keeps_specials
+    ):
         return None
     if stage.interleave and (stage.interleave.to == "chains" or stage.interleave.hand):
         return None
