@@ -17,7 +17,7 @@ from codesign.figures.words import figures_of, listed, percent, worst
 from codesign.report.summary import by_parameter, conditions, needed, reach
 from codesign.report.tables import interval, number
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.readings import read
+from codesign.verdicts.readings import counterpart, read
 from codesign.verdicts.verdict import BreakEven
 from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
@@ -175,8 +175,8 @@ def assumed(result: Result) -> Iterator[Advice]:
 def quantisation_dominates(result: Result) -> Iterator[Advice]:
     """Say that quantisation hides better sums."""
     total, sums = (worst_of(result, f"numerics.{name}") for name in ("total_error", "relative_frobenius"))
-    quantised = total and there(result, total, "numerics.quantisation_error")
-    before = sums and there(result, sums, variant="software")
+    quantised = total and counterpart("proposal", total, result.figures, "numerics.quantisation_error")
+    before = sums and counterpart("software", sums, result.figures)
     if not (total and quantised and before and sums and total.value and quantised.value and before.value):
         return
     share = quantised.value / total.value
@@ -220,7 +220,7 @@ def worst_place(result: Result) -> Iterator[Advice]:
 def underflow(result: Result) -> Iterator[Advice]:
     """Say that the proposal's scales lose more small elements than today's."""
     own = worst_of(result, "numerics.underflow_share")
-    before = own and there(result, own, variant="software")
+    before = own and counterpart("software", own, result.figures)
     if own and before and own.value and before.value is not None and own.value >= max(1.5 * before.value, 0.01):
         yield Advice(
             "Small elements are lost",
@@ -323,12 +323,6 @@ def see(result: Result, name: str) -> str:
 def worst_of(result: Result, metric: str, variant: str = "proposal") -> Figure | None:
     """Return the worst figure of a metric and a variant; None if there is none."""
     return worst(figures_of(result.figures, metric, variant))
-
-
-def there(result: Result, figure: Figure, metric: str = "", variant: str = "proposal") -> Figure | None:
-    """Return another figure at the place of one, of another metric or variant; None if there is none."""
-    found = figures_of(result.figures, metric or figure.metric, variant)
-    return next((f for f in found if (f.workload, f.tensors) == (figure.workload, figure.tensors)), None)
 
 
 def _groups_do_not_matter(proposed: Instruction) -> bool:

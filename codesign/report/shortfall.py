@@ -15,7 +15,7 @@ from codesign.verdicts.readings import Measured, excess, keeps
 from codesign.verdicts.verdict import Verdict
 
 MOST_NAMED = 3
-"""Most GEMMs that are named one by one."""
+"""Largest number of GEMMs that are named one by one."""
 
 
 def shortfall(result: Result, verdict: Verdict) -> str:
@@ -28,31 +28,30 @@ def shortfall(result: Result, verdict: Verdict) -> str:
     if verdict.judgement != "refuted" or metric.sampled:
         return ""
     covered = covered_by(result.proposal, claim, result.figures)
-    missing = [m for m in covered if not keeps(claim, m.reading)]
-    shares = [_excess_share(claim, m) for m in missing]
-    if not missing or not all(0 < whole < 1 for _, whole in shares):
+    failing = [m for m in covered if not keeps(claim, m.reading)]
+    cuts = [_cut(claim, m) for m in failing]
+    if not failing or not all(0 < whole < 1 for _, whole in cuts):
         return ""
-    (value, whole), most = max(zip(shares, missing, strict=True), key=lambda found: found[0][1])
-    lower, place = _percent(whole), most.figure.workload
-    if value > 0 and _percent(value) != lower:
-        lower = f"{_percent(value)} lower ({lower} for its whole interval)"
-    else:
-        lower = f"{lower} lower"
+    (value, whole), worst = max(zip(cuts, failing, strict=True), key=lambda found: found[0][1])
+    lower, place = f"{_percent(whole)} lower", worst.figure.workload
+    if value > 0 and _percent(value) != _percent(whole):
+        lower = f"{_percent(value)} lower ({_percent(whole)} for its whole interval)"
     what = metric.short.removesuffix(" over today's")
     if len(covered) == 1:
         what = what.replace("speedup of", "time of") + (f" on {place}" if place else "")
         return "; ".join([f"would hold if the {what} were {lower}", *_added(result, claim), *_nearest(verdict)])
     what = "time" if metric.better == "higher" else what
     many = "layers" if metric.of_layer else "GEMMs"
-    those = f"all {len(covered)} {many}" if len(missing) == len(covered) else f"{len(missing)} of {len(covered)} {many}"
+    those = f"all {len(covered)} {many}" if len(failing) == len(covered) else f"{len(failing)} of {len(covered)} {many}"
     needed = f"would hold if the {what} were lower on {those}, most of all on {place}: {lower}"
-    return "; ".join([needed, *_holds_on(covered, missing)])
+    return "; ".join([needed, *_holds_on(covered, failing)])
 
 
-def _excess_share(claim: Claim, measured: Measured) -> tuple[float, float]:
-    """Return the part that a cost has to lose so that its value keeps the bound, and so that its whole interval does.
+def _cut(claim: Claim, measured: Measured) -> tuple[float, float]:
+    """Return the share by which a cost must fall for its value to meet the bound, and for its whole interval to meet it.
 
-    It is infinite where no ratio says it, and negative for a value that keeps the bound.
+    A time is the cost where the claim is on a speedup. The share is negative for a value that meets the bound, and infinite if
+    no factor would do.
     """
     found = measured.reading
     low, high = found.ends or (inf, inf)
@@ -68,7 +67,7 @@ def _percent(share: float) -> str:
 
 
 def _added(result: Result, claim: Claim) -> Iterator[str]:
-    """Yield the parts of the area that the proposal adds, the largest first."""
+    """Yield a phrase on the parts of the area that the proposal adds, the largest first."""
     prefix = "cost.area_of_"
     if claim.metric != "cost.area_ratio":
         return
@@ -82,25 +81,21 @@ def _added(result: Result, claim: Claim) -> Iterator[str]:
 
 
 def _nearest(verdict: Verdict) -> Iterator[str]:
-    """Yield the case that comes nearest to the bound, unless some case reaches it or none comes nearer than the figure."""
+    """Yield a phrase on the case nearest to the bound, unless a case reaches it or none is nearer than the figure."""
     figure, claim = verdict.deciding, verdict.claim
     if figure is None or figure.value is None or any(bar.reversed_by for bar in verdict.bars):
         return
-    cases = [
-        (excess(claim, value), f"{bar.assumption}: {case}", value)
-        for bar in verdict.bars
-        for value, case in ((bar.low, bar.low_case), (bar.high, bar.high_case))
-        if value is not None
-    ]
+    extremes = (extreme for bar in verdict.bars for extreme in bar.extremes)
+    cases = [(excess(claim, value), case, value) for case, value in extremes if value is not None]
     over, case, value = min(cases, default=(inf, "", 0.0))
     if 0 < over < excess(claim, figure.value):
         unit = "1" if claim.relative_to else metric_named(claim.metric).unit
         yield f"no other assumption reaches the bound; the nearest, {case}, gives {number(value, unit)}"
 
 
-def _holds_on(covered: Sequence[Measured], missing: Sequence[Measured]) -> Iterator[str]:
-    """Yield the passes of a model whose GEMMs all meet the bound, or, if there are none, a few GEMMs."""
-    bad = {m.figure.workload for m in missing}
+def _holds_on(covered: Sequence[Measured], failing: Sequence[Measured]) -> Iterator[str]:
+    """Yield a phrase on the passes whose GEMMs all meet the bound or, without such a pass, on a few GEMMs that do."""
+    bad = {m.figure.workload for m in failing}
     good = list(dict.fromkeys(m.figure.workload for m in covered if m.figure.workload not in bad))
     passes = dict.fromkeys(w.rpartition(".")[0] for w in good)
     whole = [p for p in passes if not any(w.startswith(f"{p}.") for w in bad)]

@@ -17,7 +17,7 @@ from codesign.report.shortfall import shortfall
 from codesign.report.tables import interval, number, of_summary
 from codesign.verdicts.compare import against_software
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.readings import Reading, read
+from codesign.verdicts.readings import Reading, excess, read
 from codesign.verdicts.verdict import BreakEven, Verdict
 
 QUESTIONS: dict[Topic, str] = {
@@ -30,7 +30,7 @@ QUESTIONS: dict[Topic, str] = {
 }
 """Questions of the first screen, in order."""
 UNCHANGED_UNIT = "the proposal leaves the dot-product unit as it is; other hardware has no cost model"
-"""Reason for having no cost of a proposal that changes the way of operands alone."""
+"""Reason why a proposal that changes operand paths alone has no cost."""
 SAME = 0.005
 """Relative difference below which two figures are said to be the same."""
 
@@ -224,17 +224,12 @@ def across(verdict: Verdict) -> dict[str, list[str]]:
     if verdict.judgement != "undetermined" or figure is None or metric_named(claim.metric).sampled:
         return {}
 
-    def kept(value: float | None) -> bool:
-        above = claim.at_least is None or (value is not None and value >= claim.at_least)
-        return above and (claim.at_most is None or (value is not None and value <= claim.at_most))
+    def meets(value: float | None) -> bool:
+        return value is not None and excess(claim, value) <= 0
 
-    cases = [
-        f"{bar.assumption}: {case}"
-        for bar in verdict.bars
-        for value, case in ((bar.low, bar.low_case), (bar.high, bar.high_case))
-        if case and kept(value) != kept(figure.value)
-    ]
-    return {"fail" if kept(figure.value) else "hold": list(dict.fromkeys(cases))} if cases else {}
+    own = meets(figure.value)
+    cases = [case for bar in verdict.bars for case, value in bar.extremes if meets(value) != own]
+    return {"fail" if own else "hold": list(dict.fromkeys(cases))} if cases else {}
 
 
 def by_parameter(found: Sequence[BreakEven]) -> dict[str, list[BreakEven]]:

@@ -102,9 +102,9 @@ def _over(x: float, y: float) -> float:
     return x / y
 
 
-def counterpart(variant: str, figure: Figure, figures: Iterable[Figure]) -> Figure | None:
-    """Return another variant's figure of the same metric at the same place; None if it has none."""
-    wanted = (figure.metric, figure.workload, figure.tensors, variant, None)
+def counterpart(variant: str, figure: Figure, figures: Iterable[Figure], metric: str = "") -> Figure | None:
+    """Return a variant's figure of the same metric, or of `metric`, at the same place; None if there is none."""
+    wanted = (metric or figure.metric, figure.workload, figure.tensors, variant, None)
     return next((f for f in figures if (f.metric, f.workload, f.tensors, f.variant, f.at) == wanted), None)
 
 

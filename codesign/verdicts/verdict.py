@@ -22,6 +22,12 @@ class Bar(Spec):
     reversed_by: tuple[str, ...] = ()
     """Cases that reverse the verdict: their whole interval lies on the other side of the bound."""
 
+    @property
+    def extremes(self) -> list[tuple[str, float | None]]:
+        """Cases with the least and the greatest value, in words, and these values."""
+        ends = ((self.low_case, self.low), (self.high_case, self.high))
+        return [(f"{self.assumption}: {case}", value) for case, value in ends]
+
 
 class BreakEven(Spec):
     """Values of one of the proposal's own parameters that would keep a claim."""
