@@ -84,7 +84,6 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
         "\n",
         (HERE / "scoreboard.c").read_text(),
     ]
-    word = sum(inputs.values())
     return {
         "golden.h": header(step, [x.spec for x in others]),
         "golden.c": source(step),
@@ -92,7 +91,7 @@ def contents(step: Instruction, count: int) -> dict[str, str]:
         "scoreboard.c": "".join(text),
         "scoreboard.sv": _scoreboard(inputs, outputs),
         "testbench.sv": _testbench(inputs, outputs, sum(map(len, vectors))),
-        "test_scoreboard.py": _cocotb(inputs, word, outputs),
+        "test_scoreboard.py": _cocotb(inputs, outputs),
         "Makefile": (HERE / "Makefile").read_text(),
         VECTORS: "".join(line for batch in vectors for line in lines(step, batch)),
     }
@@ -160,8 +159,7 @@ def _names(fmt: Format | None) -> list[str]:
 
 def _scoreboard(inputs: dict[str, int], outputs: dict[str, int]) -> str:
     declared = "\n".join(f"  input logic [{bits - 1}:0] {name}," for name, bits in inputs.items())
-    names = {"d": "d"} | {name: f"{name}_out" for name in list(outputs)[1:]}
-    taken = ",\n".join(f"  input logic [{outputs[name] - 1}:0] {port}" for name, port in names.items())
+    taken = ",\n".join(f"  input logic [{bits - 1}:0] {_input_of(name)}" for name, bits in outputs.items())
     return f"""// The scoreboard, for any bench: operands and outputs of a unit, a vector per clock, LATENCY clocks apart.
 // Every mismatch counts; the report at the end says which stage and field explain them.
 package golden_pkg;
@@ -182,7 +180,7 @@ module scoreboard #(parameter int LATENCY = 0) (
 {taken}
 );
   import golden_pkg::*;
-  wire [OUTPUT_BITS-1:0] results = {{{", ".join(reversed(names.values()))}}};
+  wire [OUTPUT_BITS-1:0] results = {{{", ".join(map(_input_of, reversed(outputs)))}}};
   int mismatches = 0, unknown = 0;
   logic [INPUT_BITS:0] delayed [0:LATENCY];
   assign delayed[0] = {{valid, {", ".join(reversed(inputs))}}};
@@ -203,24 +201,29 @@ endmodule
 """
 
 
-def _slices(inputs: dict[str, int]) -> dict[str, str]:
-    """Return the bits of each input within a word, as a SystemVerilog range."""
+def _input_of(output: str) -> str:
+    """Return the name of the scoreboard's input for an output of the unit."""
+    return output if output == "d" else f"{output}_out"
+
+
+def _places(ports: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Return the highest and lowest bit of each port within a word."""
     at, found = 0, {}
-    for name, bits in inputs.items():
-        found[name] = f"{at + bits - 1}:{at}"
+    for name, bits in ports.items():
+        found[name] = at + bits - 1, at
         at += bits
     return found
 
 
 def _testbench(inputs: dict[str, int], outputs: dict[str, int], count: int) -> str:
     word, size = sum(inputs.values()), sum(outputs.values())
-    wires = ", ".join(f".{name}(now[{where}])" for name, where in _slices(inputs).items())
-    parts = _slices(outputs)
-    of_unit = ", ".join(f".{name}_out(results[{where}])" for name, where in parts.items())
-    of_board = ", ".join(f".{'d' if name == 'd' else f'{name}_out'}(results[{where}])" for name, where in parts.items())
+    wires = ", ".join(f".{name}(now[{high}:{low}])" for name, (high, low) in _places(inputs).items())
+    parts = _places(outputs)
+    of_unit = ", ".join(f".{name}_out(results[{high}:{low}])" for name, (high, low) in parts.items())
+    of_board = ", ".join(f".{_input_of(name)}(results[{high}:{low}])" for name, (high, low) in parts.items())
     stale = " || ".join(
-        f"golden_pkg::golden_expected({i}) != 64'(now[{word + at + bits - 1}:{word + at}])"
-        for i, (bits, at) in enumerate((bits, int(parts[name].partition(":")[2])) for name, bits in outputs.items())
+        f"golden_pkg::golden_expected({i}) != 64'(now[{word + high}:{word + low}])"
+        for i, (high, low) in enumerate(parts.values())
     )
     return f"""// All vectors of {VECTORS} through the module `unit`; ends with PASS or FAIL. The file's results are checked.
 module testbench;
@@ -250,10 +253,7 @@ endmodule
 """
 
 
-def _cocotb(inputs: dict[str, int], word: int, outputs: dict[str, int]) -> str:
-    places, ends = (
-        {name: tuple(map(int, where.split(":"))) for name, where in _slices(x).items()} for x in (inputs, outputs)
-    )
+def _cocotb(inputs: dict[str, int], outputs: dict[str, int]) -> str:
     return f'''"""cocotb 2 bench of the module `unit`: the vectors of {VECTORS} through the scoreboard in libgolden.so."""
 
 import ctypes
@@ -265,11 +265,11 @@ from cocotb.triggers import Timer
 
 HERE = Path(__file__).parent
 GOLDEN = ctypes.CDLL(str(HERE / "libgolden.so"))
-INPUTS = {places}
+INPUTS = {_places(inputs)}
 """Highest and lowest bit of each input within a word."""
-OUTPUTS = {ends}
+OUTPUTS = {_places(outputs)}
 """The same of each output, within what is checked."""
-INPUT_BITS, OUTPUT_BITS = {word}, {sum(outputs.values())}
+INPUT_BITS, OUTPUT_BITS = {sum(inputs.values())}, {sum(outputs.values())}
 
 
 def words(value, bits):
