@@ -23,8 +23,6 @@ from kernels.gemm.choose import Gpu, candidates, estimate_us, gpu_of
 from kernels.gemm.tile import GemmProblem, Tile
 
 COMMAND = "python benchmarks/tiles.py"
-
-
 KINDS = ("fprop", "fp4")
 """GEMMs whose tiles are timed: forward ones of E4M3, and those with E2M1 weights."""
 

@@ -74,7 +74,7 @@ def round_log(bits: int, tiles: Float64, ends: Sequence[Float64] | None = None) 
 
 
 def _round(function: Any, bits: int, tiles: Float64, ends: Sequence[Float64] | None, rounded: Float64) -> None:
-    """Write numbers of tiles rounded as `_nearest` does, by logfmt.c."""
+    """Write the numbers that `_nearest` finds for tiles to `rounded`; `function` is that of logfmt.c."""
     magnitude = np.abs(tiles)
     minimum, step = _logarithms(bits, magnitude, ends)
     least, around = np.exp(minimum) / 2, np.empty((2, *tiles.shape))
@@ -95,7 +95,7 @@ def _round(function: Any, bits: int, tiles: Float64, ends: Sequence[Float64] | N
 
 
 class _Nearest(NamedTuple):
-    """Numbers of tiles (T, L) nearest to others."""
+    """LogFMT numbers nearest to the numbers of tiles (T, L)."""
 
     lower: Float64
     """Index of the number below, from 0, (T, L)."""
@@ -112,7 +112,7 @@ class _Nearest(NamedTuple):
 
 
 def _nearest(bits: int, tiles: Float64, ends: Sequence[Float64] | None) -> _Nearest:
-    """Return the nearest numbers of tiles; `ends` as in `round_log`. Arrays are reused, since memory takes the most time."""
+    """Return the nearest LogFMT numbers; `ends` as in `round_log`. Arrays are reused, since memory takes the most time."""
     magnitude = np.abs(tiles)
     minimum, step = _logarithms(bits, magnitude, ends)
     top = (1 << (bits - 1)) - 1

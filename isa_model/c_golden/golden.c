@@ -356,11 +356,11 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
   int nan = 0, infinite[2] = {0, 0};
   sum->largest = NONE;
   for (int i = 0; i < sum->count; ++i) {
-    const int running = sum->running && i == sum->count - 1;
+    const int running = sum->running && i == sum->count - 1, term = term_number(s, sum, i);
     const int align = t[i].align == NONE ? s->zero_exponent : t[i].align + (running ? s->offset : 0);
     nan |= t[i].number.special == NOT_A_NUMBER;
     if (t[i].number.special == INFINITE) infinite[t[i].number.negative] = 1;
-    if (align > sum->largest && !is_at(fault, NOT_COMPARED, sum->stage, term_number(s, sum, i))) sum->largest = align;
+    if (align > sum->largest && !is_at(fault, NOT_COMPARED, sum->stage, term)) sum->largest = align;
   }
   for (int i = 0; i < sum->count; ++i) kept[i] = number(0, 0, 0);
   if (nan || infinite[0] || infinite[1]) {
@@ -369,7 +369,7 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     return;
   }
   for (int i = 0; i < sum->count; ++i) {
-    const int running = sum->running && i == sum->count - 1;
+    const int running = sum->running && i == sum->count - 1, term = term_number(s, sum, i);
     const Fault *here = running && fault && fault->term == ALL_TERMS ? 0 : fault;
     int fraction_bits = running ? s->accumulator_fraction_bits : s->fraction_bits, rounding = s->rounding, further = 0;
     if (running && s->drop_beyond != NONE && t[i].align != NONE && sum->largest != NONE &&
@@ -379,16 +379,16 @@ static void add(const Stage *s, const Fault *fault, Trace *trace, Sum *sum) {
     }
     kept[i] = t[i].number;
     if (s->fraction_bits != NONE && sum->largest != NONE) {
-      if (is_at(here, BITS_KEPT, sum->stage, term_number(s, sum, i))) fraction_bits += fault->amount;
-      if (is_at(here, ROUNDED, sum->stage, term_number(s, sum, i))) rounding = fault->amount;
-      if (is_at(here, SHIFTED, sum->stage, term_number(s, sum, i))) further = -fault->amount;
+      if (is_at(here, BITS_KEPT, sum->stage, term)) fraction_bits += fault->amount;
+      if (is_at(here, ROUNDED, sum->stage, term)) rounding = fault->amount;
+      if (is_at(here, SHIFTED, sum->stage, term)) further = -fault->amount;
       const int place = sum->largest - fraction_bits, right = place - t[i].number.exponent + further;
       kept[i].significand = shift_right(&t[i].number.significand, right, rounding, t[i].number.negative, 0, 0);
       kept[i].exponent = place;
     }
-    if (is_at(here, SIGN_FLIPPED, sum->stage, term_number(s, sum, i))) kept[i].negative ^= 1;
-    const int beyond = is_at(here, NOT_COMPARED, sum->stage, term_number(s, sum, i)) && fault->amount && t[i].align > sum->largest;
-    if (beyond || is_at(here, LEFT_OUT, sum->stage, term_number(s, sum, i))) kept[i].significand = natural(0);
+    if (is_at(here, SIGN_FLIPPED, sum->stage, term)) kept[i].negative ^= 1;
+    const int beyond = is_at(here, NOT_COMPARED, sum->stage, term) && fault->amount && t[i].align > sum->largest;
+    if (beyond || is_at(here, LEFT_OUT, sum->stage, term)) kept[i].significand = natural(0);
   }
   Number units = number(0, 0, 0);
   if (s->complement) { /* each term against the running value's sign takes one unit more, unless every term is a zero */

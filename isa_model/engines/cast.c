@@ -15,7 +15,7 @@ typedef struct {
   long mantissa_bits, min_exponent, sign_place, low_padding;
   long mask;                   /* of the bits of an integer's code */
   long zero_has_sign;
-  long rounding;               /* one of those below */
+  long rounding;               /* one of those above */
   long nan_code;
   double top;                  /* largest number */
   double per_step;             /* one over the distance of the largest numbers */

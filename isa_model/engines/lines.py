@@ -251,6 +251,7 @@ def _range(stage: Stage) -> tuple[int, int, int]:
 
 
 def _fixed(stage: Stage) -> list[int]:
+    """Return the alignment exponents that a stage fixes."""
     return [e for e in (stage.zero_exponent, stage.exponent) if e is not None]
 
 

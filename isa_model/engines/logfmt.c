@@ -1,11 +1,11 @@
-/* LogFMT: what rounds numbers of tiles besides logarithms and exponentials, which numpy computes, so that figures do not depend on
- * a compiler. The operations and their order are those of `_nearest` in logfmt.py.
+/* Rounding to LogFMT, without logarithms and exponentials: numpy computes these, so that figures do not depend on a compiler.
+ * The operations and their order are those of `_nearest` in logfmt.py.
  */
 
 #include <math.h>
 
-/* Write the logarithms of the numbers below and above each number, of which `below` holds the logarithm. A tile has `length` numbers,
- * an entry of `minimum` and `step`, and logarithms up to minimum + step * last. */
+/* Replace the logarithm of each number in `below` by that of the LogFMT number below it, and write that of the one above it.
+ * The logarithms of a tile of `length` numbers go from minimum to minimum + step * last. `each` is 1 if every number is a tile. */
 static inline __attribute__((always_inline)) void around(long length, long each, const double *minimum, const double *step,
                                                          double last, double *restrict below, double *restrict above) {
   for (long i = 0; i < length; ++i) {
@@ -27,7 +27,7 @@ static inline __attribute__((always_inline)) void nearer(long length, long each,
   }
 }
 
-/* `around` without `x`, `nearer` with it; then `minimum` holds the least magnitude of each tile that does not become 0. */
+/* Do `around` if `x` is null, else `nearer`, for which `minimum` holds the least magnitude of each tile that does not become 0. */
 int run(long tiles, long length, const double *minimum, const double *step, double last, double *below, double *above,
         const double *x, double *rounded) {
   if (length == 1) { /* all tiles at once */

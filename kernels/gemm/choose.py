@@ -85,7 +85,7 @@ class Gpu:
     split_us: float = 1.0
     """Time to exchange the sums of 128 rows where K is split."""
     wave_us: float = 2.0
-    """Time for a further wave of CTAs that split K, which do not walk tiles, to start."""
+    """Time to start each further wave of CTAs where K is split, since such CTAs do not go on to another tile."""
     cluster_of_four_us: float = 1.0
     clusters_of_four: int = 30
     """Clusters of four CTAs resident on the GPU at once."""

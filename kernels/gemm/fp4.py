@@ -17,7 +17,7 @@ class Fp4Weights(NamedTuple):
     """Weights that `prepare_fp4` made for `fp4_weights`."""
 
     codes: torch.Tensor
-    """uint8 (ceil(K / 128), N rounded up to 16, 64): a step of K after another, so that a tile's part of a step is contiguous.
+    """uint8 (ceil(K / 128), N rounded up to 16, 64): stored step by step of K, so that a tile's part of a step is contiguous.
     In each 32 bits the magnitudes of eight codes are in order; the signs of the first four are the highest bits of bytes, those
     of the others 4 bits below, where unpacking needs them."""
     scales: torch.Tensor

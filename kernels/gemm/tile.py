@@ -190,10 +190,10 @@ class Tile:
         scales_b = {ScaleLayout.TENSOR: 0, ScaleLayout.BLOCK: 32, ScaleLayout.GROUP: -(-self.bn // 32) * 32}[
             self.scales
         ]
-        operands = (self.bm + self.bn) * 128
-        if self.element == Element.E2M1:
-            operands += -64 * self.bn + -(-self.bn // 32) * 128 + 8  # packed, with factors and one barrier more
-        return operands + (scales_a + scales_b) * 4 + 16
+        both = self.bm * 128 + (scales_a + scales_b) * 4 + 16
+        if self.element == Element.E2M1:  # packed, with factors and one barrier more
+            return both + 64 * self.bn + -(-self.bn // 32) * 128 + 8
+        return both + 128 * self.bn
 
     @property
     def _fixed(self) -> int:
