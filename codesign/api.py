@@ -132,10 +132,10 @@ def _document(source: Source, changes: Mapping[str, Any]) -> Document:
 
 
 def _check_names(changes: Iterable[str], data: Mapping[str, Any]) -> None:
-    """Raise InputError if changes have names that no field has."""
-    from codesign.proposal.target import fields
+    """Raise InputError if a changed field does not exist."""
+    from codesign.proposal.target import field_names
 
-    known = fields(data)
+    known = field_names(data)
     faults = [
         Problem("", 0, 0, f"unknown field `{name}`", suggest(name, known) or f"fields: {', '.join(known)}")
         for name in changes

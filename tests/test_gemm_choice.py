@@ -88,7 +88,10 @@ REFUSED = [
     ({"a": e4m3(64 * 272 + 1)[1:].view(64, 272)}, "a must start at a multiple of 16 bytes"),
     ({"a": e4m3(64)}, "a must be (M, K); it has 1 dimensions"),
     ({"b": e4m3(272)}, "b must be (N, K), or (G, N, K) with groups, or what prepare_fp4 makes; it has 1 dimensions"),
-    ({"b": e4m3(2, 136, 272)}, "b must be (N, K), or (G, N, K) with groups, or what prepare_fp4 makes; it has 3 dimensions"),
+    (
+        {"b": e4m3(2, 136, 272)},
+        "b must be (N, K), or (G, N, K) with groups, or what prepare_fp4 makes; it has 3 dimensions",
+    ),
     ({"a": torch.zeros(64, 272)}, "a must be E4M3 (torch.float8_e4m3fn); it is torch.float32"),
     ({"b": e4m3(136, 272).view(torch.float8_e5m2)}, "b must be E4M3 (torch.float8_e4m3fn); it is torch.float8_e5m2"),
     (
@@ -136,7 +139,10 @@ def test_wrong_operands_are_refused(changed, message):
 
 
 GROUPS_REFUSED = [
-    ({"b": e4m3(136, 272)}, "b must be (N, K), or (G, N, K) with groups, or what prepare_fp4 makes; it has 2 dimensions"),
+    (
+        {"b": e4m3(136, 272)},
+        "b must be (N, K), or (G, N, K) with groups, or what prepare_fp4 makes; it has 2 dimensions",
+    ),
     ({"starts": torch.zeros(3, dtype=torch.int64)}, "starts must be a contiguous int32 vector of 3"),
     ({"counts": torch.zeros(4, dtype=torch.int32)}, "counts must be a contiguous int32 vector of 3"),
     ({"counts": torch.zeros(6, dtype=torch.int32)[::2]}, "counts must be a contiguous int32 vector of 3"),

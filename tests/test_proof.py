@@ -17,7 +17,7 @@ from codesign.evidence.cost.proof import semantics
 from codesign.evidence.cost.proof.proof_record import shipped
 from codesign.evidence.cost.proof.semantics import EXPONENT
 from codesign.evidence.cost.proof.smt import Script, solve
-from codesign.evidence.cost.proof.unit_proof import d_of_golden, prove
+from codesign.evidence.cost.proof.unit_proof import outputs_of_golden, prove
 from isa_model import golden
 from isa_model.codec import Number, infinity
 from isa_model.formats import named
@@ -170,7 +170,7 @@ def test_planted_faults_in_a_second_register_are_refuted(fault, monkeypatch):
     record = prove(SMALL_IN_TWO, 60)
     assert record.status == "refuted"
     operands = {name: [int(code, 16) for code in codes] for name, codes in record.counterexample.operands.items()}
-    assert int(record.counterexample.golden, 16) == d_of_golden(SMALL_IN_TWO, operands)
+    assert int(record.counterexample.golden, 16) == outputs_of_golden(SMALL_IN_TWO, operands)
 
 
 def test_kahans_sum_of_a_wide_format_is_left_open():
@@ -195,7 +195,7 @@ def test_planted_faults_are_refuted_by_operands_that_golden_confirms(fault, monk
     assert record.status == "refuted"
     found = record.counterexample
     operands = {name: [int(code, 16) for code in codes] for name, codes in found.operands.items()}
-    assert int(found.golden, 16) == d_of_golden(SMALL, operands) != int(found.unit, 16)
+    assert int(found.golden, 16) == outputs_of_golden(SMALL, operands) != int(found.unit, 16)
 
 
 def test_shipped_proofs_are_of_what_the_words_say():

@@ -19,11 +19,11 @@ class Progress:
         from rich.progress import Progress as Bar
         from rich.text import Text
 
-        said = self._said
+        remarks = self._remarks
 
-        class Said(ProgressColumn):
+        class Remarks(ProgressColumn):
             def render(self, task: Task) -> Text:
-                return Text(said())
+                return Text(remarks())
 
         console = Console(stderr=True, force_jupyter=False)
         self.label, self.every, self.live = label, every, console.is_terminal
@@ -32,7 +32,7 @@ class Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            Said(),
+            Remarks(),
             console=console,
             transient=True,
             disable=not self.live,
@@ -68,15 +68,12 @@ class Progress:
             self.task = self.bar.add_task(now, total=None)
         self.update(done, total, note)
 
-    def _said(self) -> str:
+    def _remarks(self) -> str:
         """Return the note and the time left."""
         return ", ".join(filter(None, (self._note, self._left())))
 
     def _left(self) -> str:
-        """Return the time that the phase still takes, at its speed up to the last part; empty if that cannot be said.
-
-        A part that takes longer than the others uses the time up: then nothing is said.
-        """
+        """Return the time left in the phase, extrapolated from its finished parts; empty if unknown, or once it has passed."""
         done, total = self._count
         spent = self._counted - self._began
         if not 0 < done < total or spent < 2:
@@ -94,5 +91,5 @@ class Progress:
             if seconds >= self.every:
                 done, total = self._count
                 part = f" {done} of {total}," if total else ""
-                said = ", ".join(filter(None, (f"{self._now},{part} {seconds:.0f} s", self._said())))
-                print(said, file=sys.stderr, flush=True)
+                line = ", ".join(filter(None, (f"{self._now},{part} {seconds:.0f} s", self._remarks())))
+                print(line, file=sys.stderr, flush=True)

@@ -211,6 +211,7 @@ class Session:
         return self._with_one_nan(d)
 
     def _with_one_nan(self, d: Codes) -> Codes:
+        """Return answers with the usual NaN for every NaN, once the box has given NaNs of two codes."""
         fmt = self.box.signature.spec.accumulator
         if fmt.kind != "float" or fmt.nan != "ieee":
             return d

@@ -93,7 +93,7 @@ class Certificate:
 
     @property
     def several_nans(self) -> str:
-        """That NaNs differ and count as one, if they do."""
+        """Sentence on NaNs of several codes, which count as one; empty if there are none."""
         if len(self.nans) < 2:
             return ""
         codes = " and ".join(map(hex, self.nans))
@@ -212,7 +212,7 @@ def _sparse(box: Box, spec: Instruction | None) -> Data:
 def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
     """Return every field of a spec with the values that answers exclude, and those that they do not."""
     pool, d = fit.session.pool, fit.session.d
-    order = np.argsort(_codes(fit, pool), kind="stable")
+    order = np.argsort(_nonzero_codes(fit, pool), kind="stable")
     rows: dict[str, tuple[Any, list[Any], list[Any]]] = {}
     others = {json.dumps(h, sort_keys=True): ((p,), h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
     for key, (paths, hypothesis) in (others | fit.alike).items():
@@ -236,8 +236,8 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
     return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
 
 
-def _codes(fit: Fit, lines: Lines) -> Any:
-    """Return how many codes of each question are no zeros."""
+def _nonzero_codes(fit: Fit, lines: Lines) -> Any:
+    """Return the number of nonzero codes of each question."""
     spec = fit.signature.spec
     return (lines.a != spec.a.zero_code).sum(axis=1) + (lines.b != spec.b.zero_code).sum(axis=1) + (lines.c != 0)
 
@@ -307,7 +307,7 @@ def _smallest(fit: Fit, questions: list[Lines], holds: Callable[[list[Lines]], A
             x.a[np.arange(len(places)), places] = spec.a.zero_code
             x.b[np.arange(len(places)), places] = spec.b.zero_code
             x.c[-1] = 0
-        still = np.flatnonzero(holds(fewer) & (_codes(fit, fewer[0]) < _codes(fit, questions[0])))
+        still = np.flatnonzero(holds(fewer) & (_nonzero_codes(fit, fewer[0]) < _nonzero_codes(fit, questions[0])))
         if not still.size:
             break
         questions = [x.pick(slice(still[0], still[0] + 1)) for x in fewer]
@@ -326,7 +326,7 @@ def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)
     if not wrong.size:
         return None
-    number = int(wrong[np.argmin(_codes(fit, pool)[wrong])])
+    number = int(wrong[np.argmin(_nonzero_codes(fit, pool)[wrong])])
     first = pool.pick(slice(number, number + 1))
     (best,) = _smallest(fit, [first], lambda x: fit.session.ask(x[0]) != fit.run(nearest.spec, x[0]))
     answer = int(d[number]) if best is first else int(fit.session.ask(best)[0])

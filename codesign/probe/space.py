@@ -244,11 +244,11 @@ class Space:
                     if name == "fraction_bits" and kind is Stage and None not in (now, other):
                         if value.get("accumulator") is True:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
-                        if (
-                            value.get("accumulator") and abs(other - now) <= 3
-                        ):  # the running value aligns elsewhere, too
-                            own = value["accumulator"] if isinstance(value["accumulator"], dict) else {}
-                            own = {n: v for n, v in own.items() if n != "fraction_bits"}
+                        own = value.get("accumulator")
+                        if own and abs(other - now) <= 3:  # the running value aligns elsewhere, too
+                            own = (
+                                {n: v for n, v in own.items() if n != "fraction_bits"} if isinstance(own, dict) else {}
+                            )
                             for offset in (-2, -1, 1, 2):
                                 yield path, self._set(one[1], (*path, "accumulator"), own | {"offset": offset})[1]
                         if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place

@@ -15,7 +15,7 @@ WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
 
 
 def wide_register(bits: int, rounding: str) -> Data:
-    """Return a register with the exponents of FP32 and so many bits of mantissa."""
+    """Return a register with the exponents of FP32 and `bits` bits of mantissa."""
     return {"format": named_or_fields({**WIDE, "mantissa_bits": bits}), "rounding": rounding}
 
 
@@ -41,7 +41,7 @@ def stand_ins(hypothesis: Data) -> Iterator[Data]:
 
 
 def regrouped(registers: list[Data]) -> Iterator[list[Data]]:
-    """Yield lists of registers with one fewer, with one twice, with two for one, and with one for two."""
+    """Yield registers with one left out, one repeated, one split into two, or two merged."""
     for j, register in enumerate(registers):
         before, after, fmt = registers[:j], registers[j + 1 :], format_of(register["format"])
         yield [*before, *after]
@@ -72,9 +72,8 @@ def absorbed(hypothesis: Data) -> Iterator[Data]:
         alone = upper["terms"] == 1 and not upper.get("accumulator") and "fraction_bits" not in upper
         if alone and upper.get("result") and onto != i:
             for kept in (upper["result"], [*lower.get("result", []), *upper["result"]]):
-                yield replaced(
-                    hypothesis, i, 2, [{n: v for n, v in lower.items() if n != "exponent"} | {"result": kept}]
-                )
+                one = {n: v for n, v in lower.items() if n != "exponent"} | {"result": kept}
+                yield replaced(hypothesis, i, 2, [one])
 
 
 def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:

@@ -40,8 +40,8 @@ def is_instruction(data: Mapping[str, Any]) -> bool:
     return "stages" in data and "base" not in data
 
 
-def fields(data: Mapping[str, Any]) -> list[str]:
-    """Return the names of the fields of what data describe: an instruction, a recipe or a proposal."""
+def field_names(data: Mapping[str, Any]) -> list[str]:
+    """Return the fields that the data of a file may have, as an instruction, a recipe or a proposal."""
     if is_instruction(data):
         return list(Instruction.model_fields)
     if "recipe" in data:

@@ -124,16 +124,17 @@ def _block(gemm: Gemm) -> tuple[int, int]:
 
 
 def _summing(x: Any, run: int) -> Callable[[Array, Array], Sums]:
-    """Return a function from what arrives along a path, and after one cast, to sums over each `run` of tokens of `x`.
+    """Return a function that compares arrived values with `x`, as sums over each `run` of tokens.
 
-    Sums of a block are in units of its own norm, so that tensors count alike.
+    It takes the values that arrive along a path, and those that one cast alone makes. Sums of a block are in units of its own
+    norm, so that tensors count alike.
     """
     import numpy as np
 
     original = x.astype(np.float64)
     alone = run == len(x)
     unit = (float((original**2).mean()) or 1.0) if alone else 1.0
-    there = original != 0
+    nonzero = original != 0
 
     def summed(values: Any) -> Array:
         rows = values.sum(axis=1, dtype=np.float64)
@@ -141,7 +142,7 @@ def _summing(x: Any, run: int) -> Callable[[Array, Array], Sums]:
 
     of_tensor = {
         "original2": summed(original**2) / unit,
-        "nonzero": summed(there),
+        "nonzero": summed(nonzero),
         "count": summed(np.ones_like(original)),
         "excess": summed(np.full(original.shape, 0.0 if alone else np.nan)),
     }
@@ -149,7 +150,7 @@ def _summing(x: Any, run: int) -> Callable[[Array, Array], Sums]:
     def sums(arrived: Array, once: Array) -> Sums:
         return Sums(
             error2=summed((arrived - original) ** 2) / unit,
-            lost=summed((arrived == 0) & there),
+            lost=summed((arrived == 0) & nonzero),
             changed=summed(arrived != once),
             **of_tensor,
         )

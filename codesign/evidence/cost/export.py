@@ -99,17 +99,16 @@ def export(
 
 
 def _size(base: Instruction, library: Library) -> tuple[float, float] | None:
-    """Return the area of a unit in NAND2 and its longest path in FO4, by its record in a library, or synthesised now.
+    """Return the area of a unit in NAND2 and its longest path in FO4: by its record in a library, or synthesised now.
 
-    There is none if the generator does not support the instruction.
+    It is None if the generator does not support the instruction.
     """
     from codesign.evidence.cost import synth
     from codesign.evidence.cost.rtl.unit import unit
 
     record = find(base, library.name)
-    if (
-        record and record.shared is None and record.library_sha256 == library.sha256
-    ):  # a shared multiplier counts in part
+    # A record with a shared multiplier counts a part of it, where the unit exported here has all of it.
+    if record and record.shared is None and record.library_sha256 == library.sha256:
         return record.area, record.delay_fo4
     try:
         check(base)

@@ -253,9 +253,9 @@ def _captures(proposal: Proposal) -> list[str]:
 def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
     output = "FP32" if proposal.inputs == "fp32" else "BF16 in fprop and dgrad and to FP32 in wgrad"
     seeds = sampling.seeds
-    these = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
+    numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
     return (
-        f"Each GEMM is sampled: each of {len(seeds)} seeds ({these}) draws tensors of the true shape, of which "
+        f"Each GEMM is sampled: each of {len(seeds)} seeds ({numbers}) draws tensors of the true shape, of which "
         f"{sampling.rows} rows of A and {sampling.columns} columns of B are computed over the full K (beyond {LONGEST} "
         f"fewer, at least {FEWEST}, with as many elements). GEMMs whose operands are distributed alike share them. Rare tokens "
         "and channels are oversampled and weighted accordingly. Scales may depend on elements that are not computed "

@@ -65,7 +65,7 @@ def prove_unit(spec: Instruction, unit: Observed) -> None:
         (d.block, spec.register_number(d.stage) + d.register): code for d, code in zip(draws(spec), random, strict=True)
     }
     if spec.remainder:
-        unit.taken = partial(two_registers.taken, unit, spec)
+        unit.assumed = partial(two_registers.assumed, unit, spec)
     running = steps.started(c[0]) if spec.remainder else steps.read(spec, spec.c_format, c[0], spec.flush_c)
     value = on_wires.instruction(spec, a, b, running, of_a, of_b, 0, lambda *place: places[place])
     outputs = steps.of_both(value) if spec.remainder else {"d": steps.written(spec, value)}
@@ -231,11 +231,8 @@ class _Steps:
     def of_both(self, both: Both) -> dict[str, list[Bit]]:
         """Return the codes of D, as `golden.joined` forms it, and of both registers, by output."""
         *_, last = self.spec.stages.values()
-        exact, joining, positive = (
-            exactly(last, self.spec.joining, last.zero),
-            self.spec.joining,
-            last.zero == "positive",
-        )
+        joining, positive = self.spec.joining, last.zero == "positive"
+        exact = exactly(last, joining, last.zero)
         rest = self._once(two_registers.present, self.unit.find("present", exact, both.value, both.rest))
         total, _ = self.add(exact, [rest], both.value)
         d = self._rounded(total, joining, positive, None)

@@ -61,8 +61,8 @@ class Observed:
     """Numbers of theorems that were refuted."""
     operands: dict[Bit, int] = field(default_factory=dict)
     """Bits of the unit's inputs that break the theorem `lifted`."""
-    taken: Callable[[Reader], list[Bits]] = lambda reader: []
-    """What is taken for granted of the unit's inputs."""
+    assumed: Callable[[Reader], list[Bits]] = lambda reader: []
+    """Assumptions on the unit's inputs."""
 
     # -- wires -----------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Observed:
     def _lift(self, reader: Reader, given: Sequence[Bits], claims: Sequence[Bits]) -> bool:
         """Look for operands of the unit that break a theorem."""
         if self.lifted == self.asked - 1:
-            answer = solve(reader.script.text([*given, *self.taken(reader)], claims), self.seconds)
+            answer = solve(reader.script.text([*given, *self.assumed(reader)], claims), self.seconds)
             if answer.status == "refuted":
                 bound = reader.bound.items()
                 self.operands = {bit: answer.model.get(value.text, 0) >> place & 1 for bit, (value, place) in bound}

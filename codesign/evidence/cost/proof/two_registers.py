@@ -24,8 +24,8 @@ class Both:
     rest: TermWires
 
 
-def taken(unit: Observed, spec: Instruction, reader: Reader) -> list[Bits]:
-    """Return that the second register's code is finite where a step reads it, as `if_finite` leaves it."""
+def assumed(unit: Observed, spec: Instruction, reader: Reader) -> list[Bits]:
+    """Return the assumption that the second register is finite where a step reads it; `if_finite` proves that it stays so."""
     first, rest = (reader.bind(unit.netlist.ports[name]) for name in ("first", "rest"))
     assert spec.remainder
     return [first | semantics.decode(reader.script, spec.remainder.format, rest).finite]
@@ -48,7 +48,7 @@ def start(unit: Observed, i: int) -> Both:
     for built, meant in ((value, semantics.pick(first, of_c, of_running)), (rest, started)):
         term = unit.term(reader, built, bind=False)
         claims += [*semantics.same(term, meant), *unit.kept(reader, built, term, bind=False)]
-    unit.prove("start from C or from both registers", reader, taken(unit, spec, reader), claims)
+    unit.prove("start from C or from both registers", reader, assumed(unit, spec, reader), claims)
     return Both(value, rest)
 
 
@@ -76,10 +76,9 @@ def what_is_lost(unit: Observed, i: int) -> TermWires:
     given = [*unit.kept(reader, total, whole, align=False), *unit.kept(reader, value, kept), *same]
     given += [whole.finite, kept.finite]
     built = unit.term(reader, result, bind=False)
-    deepest = max(
-        value.position.least - total.position.least, total.width
-    )  # of the register's last place above the sum's
-    size = max(deepest + value.width + 2, EXPONENT + 1)
+    # From the sum's last place to the register's.
+    farthest = max(value.position.least - total.position.least, total.width)
+    size = max(farthest + value.width + 2, EXPONENT + 1)
     distance = kept.position - whole.position
     finer = distance.less(0) & ~kept.zero
 
@@ -124,12 +123,8 @@ def unchanged(unit: Observed, fmt: Format, register: Register, positive_zero: bo
     reader = unit.reader()
     term = semantics.decode(reader.script, fmt, reader.script.input(fmt.bits))
     given = [~(term.zero & term.negative)] if positive_zero else []
-    unit.prove(
-        f"{fmt.name} in {register.format.name}",
-        reader,
-        given,
-        semantics.same(semantics.rounded(term, register, positive_zero), term, align=False),
-    )
+    claims = semantics.same(semantics.rounded(term, register, positive_zero), term, align=False)
+    unit.prove(f"{fmt.name} in {register.format.name}", reader, given, claims)
 
 
 def _cleared(term: Term, when: Bits) -> Term:

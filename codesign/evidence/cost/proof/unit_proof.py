@@ -105,7 +105,7 @@ def _counterexample(spec: Instruction, unit: Observed, seconds: float) -> Counte
         with contextlib.suppress(Lifted, NotProvable):
             prove_unit(spec, unit)
         for operands in _filled(spec, unit):
-            d, meant = d_of_unit(unit, operands), d_of_golden(spec, operands)
+            d, meant = outputs_of_unit(unit, operands), outputs_of_golden(spec, operands)
             if d != meant:
                 codes = {name: tuple(hex(code) for code in own) for name, own in operands.items()}
                 return Counterexample(operands=codes, unit=hex(d), golden=hex(meant))
@@ -129,8 +129,8 @@ def _filled(spec: Instruction, unit: Observed) -> list[dict[str, list[int]]]:
     return found
 
 
-def d_of_golden(spec: Instruction, operands: dict[str, list[int]]) -> int:
-    """Return the D that the definition gives one step's operands, by port; with two registers all outputs, D lowest."""
+def outputs_of_golden(spec: Instruction, operands: dict[str, list[int]]) -> int:
+    """Return the outputs that the definition gives one step's operands, by port, as one number with D in the lowest bits."""
     step = one_step(spec).per_line()
     if spec.remainder:
         packed = 0
@@ -145,8 +145,8 @@ def d_of_golden(spec: Instruction, operands: dict[str, list[int]]) -> int:
     return golden.dot(step, *given, **scales, draw=lambda *place: words[places[place]]) & mask
 
 
-def d_of_unit(unit: Observed, operands: dict[str, list[int]]) -> int:
-    """Return the D that a unit's netlist gives operands, by port; with two registers all outputs, D lowest."""
+def outputs_of_unit(unit: Observed, operands: dict[str, list[int]]) -> int:
+    """Return the outputs that a unit's netlist gives operands, by port, as one number with D in the lowest bits."""
     unit.lifted = None
     reader = unit.reader()
     script: Script = reader.script
