@@ -42,6 +42,7 @@ from codesign.proposal.load import load_proposal
 from codesign.proposal.variants import LABELS, variants
 from codesign.workloads.gemms import gemms
 from codesign.workloads.tensors import CAPTURED, SOURCES
+from isa_model.output_files import put
 from isa_model.processes import pool
 
 PROPOSALS = Path(__file__).parent.parent / "proposals"
@@ -54,7 +55,6 @@ BASE = "software"
 WANTED = (0.93, 0.98)
 FEW = 10.0
 """Expected hits, or misses, under which the interval of a share is conservative: there is no exact one for few."""
-BEGIN, END = "<!-- coverage -->\n", "<!-- end of coverage -->\n"
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def table(record: dict[str, Any]) -> str:
             cells.append(f"{100 * min(found):.0f}-{100 * max(found):.0f}" if found else "")
         if any(cells):
             made.append((metric, *cells))
-    return "\n".join([*lines, markdown.table(f"metric | {' | '.join(sources)}", made)]) + "\n"
+    return "\n".join([*lines, markdown.table(f"metric | {' | '.join(sources)}", made)])
 
 
 def _about(part: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -393,9 +393,7 @@ def main() -> int:
         given.out.parent.mkdir(exist_ok=True)
         given.out.write_text(text(record))
     if given.write:
-        page = given.write.read_text()
-        before, after = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
-        given.write.write_text(before + table(record) + after)
+        put(given.write, "coverage", table(record))
     else:
         print(table(record))
     return int(bool(beyond_chance(record)))

@@ -20,11 +20,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from codesign.commit import commit
 from codesign.figures import markdown
+from isa_model.output_files import put
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("group-scaled-mma", "fused-tma-cast", "blackwell-nvf4")
-BEGIN, END = "<!-- evaluation times -->\n", "<!-- end of evaluation times -->\n"
 DRIVER = r"""
 import json, os, sys, time
 from pathlib import Path
@@ -98,7 +99,7 @@ def table(record: dict[str, Any]) -> str:
             cells.append(f"{wall:.1f} ({busy:.1f})" if tree in of else "")
         phases = ", ".join(f"{phase} {wall:.1f}" for phase, (wall, _) in of["after"].items() if wall >= 0.1)
         made.append((name, *cells, phases))
-    return "\n".join([*lines, markdown.table("proposal | before | after | phases after", made)]) + "\n"
+    return "\n".join([*lines, markdown.table("proposal | before | after | phases after", made)])
 
 
 def main() -> None:
@@ -110,7 +111,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="record to write")
     parser.add_argument("--write", type=Path, help="page whose table is renewed")
     given = parser.parse_args()
-    described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     rows = []
     load = f"{os.getloadavg()[0]:.1f}"
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def main() -> None:
                 print(f"{name} {tree}: {wall:.1f} s, CPU {busy:.1f} s: {rows[-1]['phases']}", flush=True)
     record = {
         "date": date.today().isoformat(),
-        "commit": subprocess.run(described, stdout=subprocess.PIPE, text=True, check=True).stdout.strip(),
+        "commit": commit("benchmarks/evaluate.py"),
         "before": given.before,
         "cold": given.cold,
         "load": load,
@@ -143,9 +143,7 @@ def main() -> None:
     if given.out:
         given.out.write_text(json.dumps(record, indent=1) + "\n")
     if given.write:
-        page = given.write.read_text()
-        before, after = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
-        given.write.write_text(before + table(record) + after)
+        put(given.write, "evaluations", table(record))
     else:
         print(table(record))
 
