@@ -20,7 +20,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -34,7 +33,7 @@ from isa_model import Instruction, load, matmul, promoted
 from isa_model.array_codec import encode_array
 from isa_model.engines import cpu
 from isa_model.formats import Format
-from isa_model.output_files import of_command, write_file
+from isa_model.output_files import head, of_command, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FP8 = "hopper.wgmma.m64n256k32.f32.e4m3.e4m3"
@@ -282,9 +281,7 @@ def save(path: Path, rows: list[dict[str, Any]], validate_seconds: float, option
             versions[package] = getattr(sys.modules.get(package), "__version__", "not installed")
     record = {
         "schema_version": 1,
-        "command": f"python benchmarks/engine.py{options}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
+        **head(f"python benchmarks/engine.py{options}", commit()),
         **machine,
         "packages": versions,
         "unit": "multiply-accumulates per second",

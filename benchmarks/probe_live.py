@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from codesign.probe.hypotheses import canonical  # noqa: E402
 from isa_model.float64 import Codes  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.library import catalogue, load  # noqa: E402
-from isa_model.output_files import json_lines, of_command, write_file  # noqa: E402
+from isa_model.output_files import head, json_lines, of_command, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe_live.py"
 SECONDS = 60.0
@@ -98,9 +97,7 @@ def main() -> None:
             rows.append(row)
             record = {
                 "schema_version": 1,
-                "command": " ".join([COMMAND, *sys.argv[1:]]),
-                "date": datetime.now(UTC).date().isoformat(),
-                "commit": commit(),
+                **head(" ".join([COMMAND, *sys.argv[1:]]), commit()),
                 **machine(),
                 "rows": sorted(rows, key=lambda r: str(r["name"])),
             }

@@ -9,7 +9,6 @@ compiler, make and the extra `cost`.
 from __future__ import annotations
 
 import argparse
-import datetime
 import re
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from codesign.commit import commit
 from codesign.verification.package import write
 from isa_model import load
 from isa_model.instruction import Instruction
-from isa_model.output_files import json_lines, write_file
+from isa_model.output_files import head, json_lines, write_file
 
 
 class Mutant(NamedTuple):
@@ -203,9 +202,7 @@ def main() -> int:
     if options.record:
         run_of = {
             "what": "mutants planted in generated RTL, and what the scoreboard of its verification package blames",
-            "command": f"python checks/blame.py --count {options.count}",
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "commit": started_at,
+            **head(f"python checks/blame.py --count {options.count}", started_at),
             "simulator": simulator(),
             "vectors": options.count,
         }

@@ -12,7 +12,6 @@ written after every visit of an arithmetic; the next run goes on from it. Exit c
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 import time
@@ -37,7 +36,7 @@ from isa_model.ieee import in_ieee_mode
 from isa_model.instruction import Instruction
 from isa_model.matmul import matmul
 from isa_model.operand_fields import ScaleOperand
-from isa_model.output_files import json_lines, write_file
+from isa_model.output_files import head, json_lines, write_file
 from isa_model.stimulus import StressOperands, draw
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -255,17 +254,15 @@ def main() -> int:
 
     def record() -> None:
         if options.record:
-            head = {
+            about = {
                 "what": "emulated outputs against their error bounds: the largest share of a bound, by kind of operands",
-                "command": f"python checks/bounds.py --outputs {options.outputs:g} --engine {options.engine}",
-                "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-                "commit": started_at,
+                **head(f"python checks/bounds.py --outputs {options.outputs:g} --engine {options.engine}", started_at),
                 "engine": options.engine,
                 "outputs": total(),
                 "core_seconds": round(spent + time.process_time() - cores),
                 "largest": max((x for row in rows.values() for x in row["largest"].values()), default=0.0),
             }
-            write_file(options.record, json_lines({**head, "rows": list(rows.values())}))
+            write_file(options.record, json_lines({**about, "rows": list(rows.values())}))
 
     known = arithmetics()[: options.arithmetics]
     while total() < options.outputs:

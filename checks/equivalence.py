@@ -13,7 +13,6 @@ there any NaN is accepted. `Oracle.set_aside` tells which outputs are set aside.
 from __future__ import annotations
 
 import argparse
-import datetime
 import platform
 import re
 import subprocess
@@ -37,7 +36,7 @@ from isa_model.checkout import commit_of
 from isa_model.engines import cpu
 from isa_model.engines.c_library import compiler
 from isa_model.engines.plan import Plan, Unsupported
-from isa_model.output_files import fresh_file, json_lines, write_file
+from isa_model.output_files import fresh_file, head, json_lines, write_file
 from isa_model.processes import pool
 from isa_model.stimulus import KINDS, StressOperands, draw
 
@@ -139,9 +138,7 @@ def record(rows: list[InstructionResult], options: argparse.Namespace, started_a
             "cpu": "isa_model/engines/cpu.py: C, compiled for this machine from the spec",
             "golden": "isa_model/golden.py, for FP64",
         },
-        "command": f"python checks/equivalence.py --outputs {options.outputs} --only '{options.only}'",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": started_at,
+        **head(f"python checks/equivalence.py --outputs {options.outputs} --only '{options.only}'", started_at),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "torch", "mmasim")},

@@ -13,7 +13,6 @@ with the revision of the recordings.
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from isa_model import FORMATS, catalogue, load, matmul
 from isa_model.array_codec import code_dtype, encode_array, to_codes
 from isa_model.checkout import commit_of
-from isa_model.output_files import json_lines, write_file
+from isa_model.output_files import head, json_lines, write_file
 
 ARCHITECTURES = {
     "V100": "volta",
@@ -114,16 +113,15 @@ def main() -> int:
     total = {key: sum(row[key] for row in rows) for key in ("outputs", "mismatches")}
     print(f"{total['mismatches']} of {total['outputs']} outputs differ")
     if options.record:
-        head = {
+        command = "python checks/recordings.py FOLDER --record FILE --revision COMMIT"
+        about = {
             "what": "outputs recorded on GPUs by others, compared with the catalogue's rules code for code",
             "source": "github.com/north-numerical-computing/MATLAB-tensor-core, model_validation (BSD-2)",
             "revision": options.revision,
-            "command": "python checks/recordings.py FOLDER --record FILE --revision COMMIT",
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "commit": commit_of("isa_model", "checks/recordings.py"),
+            **head(command, commit_of("isa_model", "checks/recordings.py")),
             **total,
         }
-        write_file(options.record, json_lines(head | {"rows": rows}))
+        write_file(options.record, json_lines(about | {"rows": rows}))
     return int(total["mismatches"] > 0)
 
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,11 @@ def write_file(path: Path, content: str, mark: str = "", kind: str = "a file") -
     """Write a text file, whole or not at all. Raises InputError as `fresh_file` does."""
     with fresh_file(path, mark, kind) as fresh:
         fresh.write_text(content, encoding="utf-8")
+
+
+def head(command: str, commit: str) -> dict[str, str]:
+    """Return the first fields of a record made today: the command that makes it, the date (UTC) and the commit it runs."""
+    return {"command": command, "date": datetime.now(UTC).date().isoformat(), "commit": commit}
 
 
 def of_command(command: str) -> tuple[str, str]:

@@ -115,17 +115,13 @@ def check_gpu(architecture: str) -> None:
 
 def save(path: Path, command: str, outputs: int, rows: Sequence[ConformanceResult]) -> None:
     """Write the record of a run of `command`: results, machine and versions. An earlier record is replaced."""
-    from datetime import UTC, datetime
-
     from codesign.commit import commit
-    from isa_model.output_files import of_command, write_file
+    from isa_model.output_files import head, of_command, write_file
     from isa_model.stimulus import KINDS
 
     record = {
         "schema_version": 1,
-        "command": f"{command} --outputs {outputs}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
+        **head(f"{command} --outputs {outputs}", commit()),
         **machine(),
         "outputs": sum(row.outputs for row in rows),
         "mismatches": sum(row.mismatches for row in rows),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib import import_module
 from itertools import groupby
@@ -12,6 +11,7 @@ from typing import Any
 
 from isa_model.checkout import commit_of
 from isa_model.diagnostics import InputError, Unavailable
+from isa_model.output_files import head
 from kernels.bench import REGISTERED, peers
 from kernels.bench.case import Case
 from kernels.bench.records import FOLDER, BenchRecord, BenchRow, versions
@@ -100,9 +100,7 @@ def header(name: str, command: str, seed: int, sampler: Any) -> dict[str, Any]:
     driver = pynvml.nvmlSystemGetDriverVersion()
     return {
         "name": name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit_of("isa_model", "kernels", ":!kernels/records"),
-        "command": command,
+        **head(command, commit_of("isa_model", "kernels", ":!kernels/records")),
         "seed": seed,
         "gpu": properties.name,
         "driver": driver if isinstance(driver, str) else driver.decode(),
