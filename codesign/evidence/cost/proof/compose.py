@@ -24,7 +24,7 @@ from codesign.evidence.cost.proof.two_registers import Both
 from codesign.evidence.cost.rtl.block import TermWires
 from codesign.evidence.cost.rtl.ports import draws, registers, scale_inputs, sums_integers
 from codesign.evidence.cost.rtl.term_sums import WIDEST, range_of
-from codesign.evidence.cost.rtl.two_registers import alone, exactly
+from codesign.evidence.cost.rtl.two_registers import block_stage, exact_stage
 from isa_model import golden
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -214,7 +214,7 @@ class _Steps:
         """Return both registers after a block, in the steps of `golden.run_in_two`."""
         rest = self._once(two_registers.present, self.unit.find("present", stage, running.value, running.rest))
         if remainder.joins == "block":
-            total, _ = self.add(alone(stage), block, rest)
+            total, _ = self.add(block_stage(stage), block, rest)
             block = [self._rounded(total, remainder.register, False, None)]
         if not stage.aligned and range_of([*block, running.value]) > WIDEST:
             raise NotProvable("a sum of two numbers of any exponents, and what rounding it loses")
@@ -223,7 +223,7 @@ class _Steps:
         value = self._rounded(total, register, positive, None)
         lost: Any = self._once(two_registers.what_is_lost, self.unit.find("what_is_lost", total, value, register))
         if remainder.joins == "end":
-            lost, _ = self.add(exactly(stage, remainder.register), [lost], rest)
+            lost, _ = self.add(exact_stage(stage, remainder.register), [lost], rest)
         kept = self._rounded(replace(lost, nan=(), infinite=()), remainder.register, True, None)
         i = self.unit.find("if_finite", total, value, kept)
         return Both(value, self._once(two_registers.if_finite, i, remainder.format))
@@ -232,7 +232,7 @@ class _Steps:
         """Return the codes of D, as `golden.joined` forms it, and of both registers, by output."""
         *_, last = self.spec.stages.values()
         joining, positive = self.spec.joining, last.zero == "positive"
-        exact = exactly(last, joining, last.zero)
+        exact = exact_stage(last, joining, last.zero)
         rest = self._once(two_registers.present, self.unit.find("present", exact, both.value, both.rest))
         total, _ = self.add(exact, [rest], both.value)
         d = self._rounded(total, joining, positive, None)

@@ -60,7 +60,7 @@ def run_in_two(
     rest = present(block, stage, running, rest)
     terms = [*terms, rest] if remainder.joins == "sum" else [*terms]
     if remainder.joins == "block":
-        total = add(block, f"{name}_block", alone(stage), terms, rest)
+        total = add(block, f"{name}_block", block_stage(stage), terms, rest)
         terms = [rounded(block, total, remainder.register, positive_zero=False)]
     below: TermWires | None = None
     if stage.aligned or range_of([*terms, running]) <= WIDEST:
@@ -84,18 +84,18 @@ def run_in_two(
             none=block.let("none", lost.none & below.none),
         )
     if remainder.joins == "end":
-        lost = add(block, f"{name}_lost", exactly(stage, remainder.register), [lost], rest)
+        lost = add(block, f"{name}_lost", exact_stage(stage, remainder.register), [lost], rest)
     kept = rounded(block, replace(lost, nan=(), infinite=()), remainder.register, positive_zero=True)
     return value, if_finite(block, total, value, kept)
 
 
-def alone(stage: Stage) -> Stage:
+def block_stage(stage: Stage) -> Stage:
     """Return the stage that adds the second register to a block, without the running value."""
     assert stage.remainder
     return stage.model_copy(update={"accumulator": False, "result": (stage.remainder.register,)})
 
 
-def exactly(stage: Stage, register: Register, zero: str = "positive") -> Stage:
+def exact_stage(stage: Stage, register: Register, zero: str = "positive") -> Stage:
     """Return a stage that adds two numbers exactly, and rounds their sum to a register."""
     window = dict.fromkeys(("fraction_bits", "rounding", "zero_exponent"))
     return stage.model_copy(
@@ -106,7 +106,7 @@ def exactly(stage: Stage, register: Register, zero: str = "positive") -> Stage:
 def joined(block: Block, name: str, spec: Instruction, running: TermWires, rest: TermWires) -> TermWires:
     """Return the sum of both registers, rounded to D's format."""
     stage = _last(spec)
-    exact = exactly(stage, spec.joining, stage.zero)
+    exact = exact_stage(stage, spec.joining, stage.zero)
     total = add(block, f"{name}_joined", exact, [present(block, exact, running, rest)], running)
     return rounded(block, total, spec.joining, stage.zero == "positive")
 
