@@ -75,7 +75,8 @@ class Cast(Spec):
     Philox4x32-10's, by row and column."""
     coarser: tuple[CastLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
-    computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
+    computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels,
+    at most to 2^127, as quotients are FP32.
     The tensor is divided by it in FP32, and the next level follows."""
     floor: float = Field(default=1e-30, ge=FLOORS[0], le=FLOORS[1])
     """Least value of a group's largest magnitude, so that a group of zeros has a scale. DeepSeek-V3's public inference code
@@ -159,10 +160,10 @@ class Quantised:
         """Return `values` rounded to FP32, to nearest even, as the next kernel takes them."""
         import numpy as np
 
-        if not (FP32.holds(self.cast.scale or FP32) and self.made.numbers.dtype == np.float32):
-            return self.values().astype(np.float32)
-        scales = spread(self.scale_values().astype(np.float32), self.cast.group, self.codes.shape)
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            if not (FP32.holds(self.cast.scale or FP32) and self.made.numbers.dtype == np.float32):
+                return self.values().astype(np.float32)
+            scales = spread(self.scale_values().astype(np.float32), self.cast.group, self.codes.shape)
             passed: NDArray[np.float32] = self.made.numbers * scales
         return passed
 
@@ -244,6 +245,7 @@ def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
     full = cast.mapped(top.range or cast.range)
     for fmt in (cast.scale, *(level.format for level in finer)):
         full *= largest_finite(fmt)  # type: ignore[arg-type]  # a cast with levels has a scale
+    full = min(full, FLOORS[1])  # the quotients are FP32
     own = {"group": top.group, "scale": top.format, "scale_rounding": top.scale_rounding or cast.scale_rounding}
     codes = scales_of_groups(cast.model_copy(update=own), x, full)
     divisor = spread(decode_array(top.format, codes), top.group, x.shape)
