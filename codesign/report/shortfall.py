@@ -30,7 +30,8 @@ def shortfall(result: Result, verdict: Verdict) -> str:
     covered = covered_by(result.proposal, claim, result.figures)
     missing = [m for m in covered if not keeps(claim, m.reading)]
     shares = [_excess_share(claim, m) for m in missing]
-    if not missing or not all(0 < whole < 1 for _, whole in shares):
+    both = None not in (claim.at_most, claim.at_least)  # what is lowered may fall below the other bound
+    if not missing or both or not all(0 < whole < 1 for _, whole in shares):
         return ""
     (value, whole), most = max(zip(shares, missing, strict=True), key=lambda found: found[0][1])
     lower, place = _percent(whole), most.figure.workload
@@ -39,6 +40,8 @@ def shortfall(result: Result, verdict: Verdict) -> str:
     else:
         lower = f"{lower} lower"
     what = metric.short.removesuffix(" over today's")
+    if metric.better == "higher" and not what.startswith("speedup of"):
+        return ""
     if len(covered) == 1:
         what = what.replace("speedup of", "time of") + (f" on {place}" if place else "")
         return "; ".join([f"would hold if the {what} were {lower}", *_added(result, claim), *_nearest(verdict)])
@@ -64,7 +67,8 @@ def _excess_share(claim: Claim, measured: Measured) -> tuple[float, float]:
 
 
 def _percent(share: float) -> str:
-    return f"{ceil(round(100 * share, 6))} %"
+    percent = max(ceil(round(100 * share, 6)), 1)
+    return f"{percent} %" if percent < 100 else "more than 99 %"
 
 
 def _added(result: Result, claim: Claim) -> Iterator[str]:
@@ -102,7 +106,7 @@ def _holds_on(covered: Sequence[Measured], missing: Sequence[Measured]) -> Itera
     """Yield the passes of a model whose GEMMs all meet the bound, or, if there are none, a few GEMMs."""
     bad = {m.figure.workload for m in missing}
     good = list(dict.fromkeys(m.figure.workload for m in covered if m.figure.workload not in bad))
-    passes = dict.fromkeys(w.rpartition(".")[0] for w in good)
+    passes = dict.fromkeys(w.rpartition(".")[0] for w in good if "." in w)  # a layer has no passes
     whole = [p for p in passes if not any(w.startswith(f"{p}.") for w in bad)]
     if named := whole or (good if len(good) <= MOST_NAMED else []):
         yield f"{listed(named)} {'meets' if len(named) == 1 else 'meet'} the bound"
