@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from isa_model.arguments import fp32_of, require
 from isa_model.codec import largest_finite
@@ -62,7 +62,7 @@ class Cast(Spec):
     """Rounding of a scale to its format. With `up` no element exceeds the target's range (MXFP8 recipes, arXiv 2506.08027:
     rounding down can make training diverge). An FP32 scale is the quotient itself; below FP32's normal numbers it is
     rounded up, so that it is never zero."""
-    range: Literal["largest", "binade"] | PositiveFloat = "largest"
+    range: Literal["largest", "binade"] | Annotated[float, Field(ge=FLOORS[0], allow_inf_nan=False)] = "largest"
     """Number that a group's largest magnitude is mapped to: the target's largest finite number, the power of two below it,
     or a given smaller number, which leaves room for sums in a narrow accumulator.
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
