@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 FP32 = FORMATS["fp32"]
 FLOORS = 2.0**-149, 2.0**127
-"""Least and greatest `floor`: the smallest positive FP32 number, and the largest power of two in FP32."""
+"""Least and greatest `floor` and `range`: the smallest positive FP32 number, and the largest power of two in FP32."""
+Range = Literal["largest", "binade"] | Annotated[float, Field(ge=FLOORS[0], le=FLOORS[1])]
+"""Number that a largest magnitude is mapped to, by name or as it is."""
 
 
 class CastLevel(ScaleLevel):
@@ -62,7 +64,7 @@ class Cast(Spec):
     """Rounding of a scale to its format. With `up` no element exceeds the target's range (MXFP8 recipes, arXiv 2506.08027:
     rounding down can make training diverge). An FP32 scale is the quotient itself; below FP32's normal numbers it is
     rounded up, so that it is never zero."""
-    range: Literal["largest", "binade"] | Annotated[float, Field(ge=FLOORS[0], allow_inf_nan=False)] = "largest"
+    range: Range = "largest"
     """Number that a group's largest magnitude is mapped to: the target's largest finite number, the power of two below it,
     or a given smaller number, which leaves room for sums in a narrow accumulator.
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""

@@ -80,7 +80,9 @@ def test_an_unsigned_target_takes_negative_elements_for_zero():
         assert (x < 0).mean() <= made.underflow < (x < 0).mean() + 0.05
 
 
-@pytest.mark.parametrize("fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}, {"range": "inf"}, {"range": 5e-324}])
+@pytest.mark.parametrize(
+    "fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}, {"range": "inf"}, {"range": 5e-324}]
+)
 def test_casts_that_make_no_sense_are_refused(fields):
     """A cast is refused if its elements have no zero, or its floor is no positive FP32 number."""
     with pytest.raises(ValidationError):

@@ -152,7 +152,14 @@ def test_compiled_casts_have_no_negative_zero_where_the_format_has_none(name, ro
 
 def test_compiled_casts_count_no_negative_quotient_of_an_unsigned_integer_as_beyond():
     """A negative scale makes it zero, not the largest number."""
-    arguments = (named("uint4"), Rounding.NEAREST_EVEN, None, np.array([[3.0, -3.0]], "f4"), np.full((1, 1), -1.0), FP32)
+    arguments = (
+        named("uint4"),
+        Rounding.NEAREST_EVEN,
+        None,
+        np.array([[3.0, -3.0]], "f4"),
+        np.full((1, 1), -1.0),
+        FP32,
+    )
     assert elements_of(*arguments).beyond.tolist() == elements._by_numpy(*arguments).beyond.tolist() == [0]
 
 

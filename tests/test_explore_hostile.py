@@ -85,8 +85,7 @@ def test_faults_of_hostile_spaces_are_told_at_their_place(change, place, message
 )
 def test_conditions_are_refused_before_they_take_memory_or_time(condition, message):
     """A condition holds comparisons and arithmetic on numbers; each fault is told at the condition, in a few words."""
-    with pytest.raises(InputError) as error, warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.raises(InputError) as error, warnings.catch_warnings(action="error"):
         space(TEXT.replace(LAST, f'{LAST}\nwhere: ["{condition}"]'))
     (problem,) = error.value.problems
     assert message in problem.message

@@ -215,7 +215,9 @@ def test_a_second_nan_that_shows_when_answers_are_compared_is_no_conflict():
     assert (session.d == FORMATS["fp32"].nan_code).all()
 
 
-@pytest.mark.parametrize(("name", "codes"), [("e4m3", (0x7F, 0xFF)), ("e5m2", (0x7D, 0xFF)), ("fp16", (0xFE00, 0x7C01))])
+@pytest.mark.parametrize(
+    ("name", "codes"), [("e4m3", (0x7F, 0xFF)), ("e5m2", (0x7D, 0xFF)), ("fp16", (0xFE00, 0x7C01))]
+)
 def test_nans_of_every_accumulator_count_as_one(name, codes):
     """E4M3 has a NaN of each sign, and IEEE formats have payloads."""
     fmt = FORMATS[name]

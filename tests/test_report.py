@@ -173,7 +173,7 @@ def test_a_refuted_claim_on_time_or_area_says_what_it_would_need():
 
 
 def test_what_a_claim_would_need_is_neither_0_nor_100_percent_nor_the_wrong_way():
-    """A bound just missed needs 1 %, a bound out of reach more than 99 %; a ceiling is no time; between two bounds, no one knows."""
+    """A bound just missed needs 1 %, one out of reach more than 99 %; nothing is said of a ceiling or of two bounds."""
     area = figure(AREA, 1.2000000001, workload="", tensors="")
     ceiling = figure("timing.layer_ceiling", 1.0, workload="llama", tensors="")
     layers = [figure("timing.step_speedup", x, workload=w, tensors="") for w, x in (("llama", 1.0), ("qwen", 1.5))]
