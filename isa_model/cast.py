@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from isa_model.arguments import fp32_of, require
 from isa_model.codec import largest_finite
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 FP32 = FORMATS["fp32"]
 FLOORS = 2.0**-149, 2.0**127
-"""Least and greatest `floor`: the smallest positive FP32 number, and the largest power of two in FP32."""
+"""Least and greatest `floor` and `range`: the smallest positive FP32 number, and the largest power of two in FP32."""
+Range = Literal["largest", "binade"] | Annotated[float, Field(ge=FLOORS[0], le=FLOORS[1])]
+"""Number that a largest magnitude is mapped to, by name or as it is."""
 
 
 class CastLevel(ScaleLevel):
@@ -62,7 +64,7 @@ class Cast(Spec):
     """Rounding of a scale to its format. With `up` no element exceeds the target's range (MXFP8 recipes, arXiv 2506.08027:
     rounding down can make training diverge). An FP32 scale is the quotient itself; below FP32's normal numbers it is
     rounded up, so that it is never zero."""
-    range: Literal["largest", "binade"] | PositiveFloat = "largest"
+    range: Range = "largest"
     """Number that a group's largest magnitude is mapped to: the target's largest finite number, the power of two below it,
     or a given smaller number, which leaves room for sums in a narrow accumulator.
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
@@ -75,7 +77,8 @@ class Cast(Spec):
     Philox4x32-10's, by row and column."""
     coarser: tuple[CastLevel, ...] = later((), max_length=MOST_LEVELS)
     """Further levels of scales, from the finer to the coarser groups, as NVFP4's tensor above its blocks. The coarsest is
-    computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels.
+    computed first: it maps its group's largest magnitude to the largest number times the largest scales of all finer levels,
+    at most to 2^127, as quotients are FP32.
     The tensor is divided by it in FP32, and the next level follows."""
     floor: float = Field(default=1e-30, ge=FLOORS[0], le=FLOORS[1])
     """Least value of a group's largest magnitude, so that a group of zeros has a scale. DeepSeek-V3's public inference code
@@ -159,10 +162,10 @@ class Quantised:
         """Return `values` rounded to FP32, to nearest even, as the next kernel takes them."""
         import numpy as np
 
-        if not (FP32.holds(self.cast.scale or FP32) and self.made.numbers.dtype == np.float32):
-            return self.values().astype(np.float32)
-        scales = spread(self.scale_values().astype(np.float32), self.cast.group, self.codes.shape)
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            if not (FP32.holds(self.cast.scale or FP32) and self.made.numbers.dtype == np.float32):
+                return self.values().astype(np.float32)
+            scales = spread(self.scale_values().astype(np.float32), self.cast.group, self.codes.shape)
             passed: NDArray[np.float32] = self.made.numbers * scales
         return passed
 
@@ -244,6 +247,7 @@ def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
     full = cast.mapped(top.range or cast.range)
     for fmt in (cast.scale, *(level.format for level in finer)):
         full *= largest_finite(fmt)  # type: ignore[arg-type]  # a cast with levels has a scale
+    full = min(full, FLOORS[1])  # the quotients are FP32
     own = {"group": top.group, "scale": top.format, "scale_rounding": top.scale_rounding or cast.scale_rounding}
     codes = scales_of_groups(cast.model_copy(update=own), x, full)
     divisor = spread(decode_array(top.format, codes), top.group, x.shape)

@@ -136,7 +136,9 @@ class _Teller:
         rest = [f for f in faults if f["type"] not in _EXPECTED]
         if expected and not rest:
             return [self.problem(loc, f"expected {' or '.join(expected)}, got {_describe(faults[0]['input'])}")]
-        return [self.one(loc, fault, hints) for fault in rest]
+        # Where a field takes names or a number, a number is told what is wrong with it as one.
+        of_numbers = [f for f in rest if f["type"] != "literal_error"]
+        return [self.one(loc, {**fault, "also": expected}, hints) for fault in of_numbers or rest]
 
     def problem(self, loc: Loc, message: str, hint: str = "", key: bool = False) -> Problem:
         return self.document.problem((*self.prefix, *loc), message, hint, key)
@@ -154,7 +156,7 @@ class _Teller:
             return self.problem(loc, f"missing field `{name}`", self.fields(loc[:-1]).get(name, ""), key=True)
         if kind in ("enum", "literal_error"):
             allowed = re.findall(r"'([^']*)'", context["expected"])
-            hint = suggest(str(fault["input"]), allowed) or f"one of: {', '.join(allowed)}"
+            hint = suggest(str(fault["input"]), allowed) or f"one of: {', '.join([*allowed, *fault['also']])}"
             return self.problem(loc, f"`{fault['input']}` is not allowed here", hint)
         if kind in _BOUNDS:
             words, key = _BOUNDS[kind]

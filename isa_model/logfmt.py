@@ -139,7 +139,7 @@ def _logarithms(bits: int, magnitude: Float64, ends: Sequence[Float64] | None) -
     if not 3 <= bits <= 16:
         raise ValueError(f"LogFMT has 3 to 16 bits; got {bits}")
     if ends is None:
-        ends = magnitude.max(axis=1), np.where(magnitude > 0, magnitude, np.inf).min(axis=1)
+        ends = magnitude.max(axis=1, initial=0.0), magnitude.min(axis=1, initial=np.inf, where=magnitude > 0)
     if not np.isfinite(ends[0]).all():
         raise ValueError("LogFMT has finite numbers only")
     if not ends[0].all():  # empty tiles

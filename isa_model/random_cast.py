@@ -44,7 +44,8 @@ def rounded(fmt: Format, x: Float64, seed: int, what: int) -> Codes:
 
 def elements_at_random(made: Elements, to: Format, quotients: NDArray[np.float32], seed: int) -> Elements:
     """Return a cast's elements with those of `quotients`, elements over their scales, rounded at random."""
-    codes = rounded(to, quotients.astype(np.float64), seed, ELEMENTS)
+    kept = quotients if to.signed else np.maximum(quotients, 0)
+    codes = rounded(to, kept.astype(np.float64), seed, ELEMENTS)
     numbers = decode_array(to, codes)
     lost = ((numbers == 0) & (quotients != 0)).sum(axis=1)
     return replace(made, codes=codes, numbers=numbers, lost=lost)

@@ -74,17 +74,30 @@ def test_int8_maps_the_largest_element_to_127():
 def test_an_unsigned_target_takes_negative_elements_for_zero():
     """Negative elements of uint8 and UE4M3 are counted as underflow, and nothing is NaN."""
     x = normal()
-    for to in ("uint8", "ue4m3"):
-        made = quantise(cast(to=to), x)
+    for to, fields in (("uint8", {}), ("ue4m3", {}), ("ue4m3", {"random": "elements"})):
+        made = quantise(cast(to=to, **fields), x)
         assert not made.values()[x < 0].any()
         assert (x < 0).mean() <= made.underflow < (x < 0).mean() + 0.05
 
 
-@pytest.mark.parametrize("fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}, {"range": "inf"}, {"range": 5e-324}]
+)
 def test_casts_that_make_no_sense_are_refused(fields):
     """A cast is refused if its elements have no zero, or its floor is no positive FP32 number."""
     with pytest.raises(ValidationError):
         cast(**fields)
+
+
+@pytest.mark.parametrize("scale", ["ue8m0", "bf16", "fp32"])
+@pytest.mark.parametrize("range", ["largest", 2.0**-149, 2.0**127])
+def test_scales_above_scales_of_a_wide_format_leave_numbers_finite(scale, range):
+    """The largest number times the largest scales is beyond FP32, which the quotients of the upper level are in."""
+    x = normal()
+    made = quantise(cast(scale=scale, range=range, coarser=[{"group": [4, 48], "format": "fp32"}]), x)
+    assert np.isfinite(made.values()).all()
+    if range == "largest":
+        assert np.linalg.norm(made.values() - x) < 0.05 * np.linalg.norm(x)
 
 
 def test_a_group_larger_than_the_matrix_is_the_matrix():

@@ -136,8 +136,31 @@ def test_compiled_casts_are_those_of_numpy(to, rounding, codes, scale, group):
         expected, got = elements._by_numpy(*arguments), elements_of(*arguments)
     assert np.array_equal(got.codes, expected.codes)
     assert np.array_equal(got.numbers, expected.numbers, equal_nan=True)
+    there = ~np.isnan(got.numbers)
+    assert np.array_equal(np.signbit(got.numbers[there]), np.signbit(expected.numbers[there]))
     for counted in ("nonzero", "lost", "beyond"):
         assert np.array_equal(getattr(got, counted), getattr(expected, counted))
+
+
+@pytest.mark.parametrize("name", ["int8", "e5m2fnuz", "e4m3fnuz"])
+@pytest.mark.parametrize("rounding", elements._ROUNDINGS)
+def test_compiled_casts_have_no_negative_zero_where_the_format_has_none(name, rounding):
+    """What rounds to zero from below is +0, so that the next cast of a path gives the code of +0, too."""
+    made = elements_of(named(name), rounding, None, np.array([[-0.0, -1e-9, 1e-9]], "f4"), np.ones((1, 1)), FP32)
+    assert not np.signbit(made.numbers).any()
+
+
+def test_compiled_casts_count_no_negative_quotient_of_an_unsigned_integer_as_beyond():
+    """A negative scale makes it zero, not the largest number."""
+    arguments = (
+        named("uint4"),
+        Rounding.NEAREST_EVEN,
+        None,
+        np.array([[3.0, -3.0]], "f4"),
+        np.full((1, 1), -1.0),
+        FP32,
+    )
+    assert elements_of(*arguments).beyond.tolist() == elements._by_numpy(*arguments).beyond.tolist() == [0]
 
 
 def test_casts_without_a_compiler_are_the_same(monkeypatch):

@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
@@ -172,6 +173,7 @@ class Outer(BaseModel):
     inner: bool | Inner = False
     several: tuple[Inner, ...] = ()
     tags: tuple[str, ...] = Field(default=("a",), min_length=1)
+    span: Literal["largest", "binade"] | Annotated[float, Field(ge=0.5)] = "largest"
 
 
 def explained(text):
@@ -219,6 +221,11 @@ def explained(text):
         (
             "title: x\nseveral:\n  - {size: 1}\n  - {size: big}\n",
             [(4, 12, "expected a whole number, got the text 'big'", "")],
+        ),
+        ("title: x\nspan: 0\n", [(2, 7, "must be at least 0.5, got 0", "")]),
+        (
+            "title: x\nspan: other\n",
+            [(2, 7, "`other` is not allowed here", "one of: largest, binade, a number")],
         ),
         ("title: x\nseveral: 3\n", [(2, 10, "expected a list, got 3", "")]),
     ],

@@ -4,12 +4,13 @@ import hashlib
 import io
 import json
 import os
+import warnings
 
 import pytest
 from toy_space import TEXT, space
 
 from codesign.explore import table
-from codesign.explore.conditions import MOST_CHARACTERS
+from codesign.explore.conditions import MOST_CHARACTERS, MOST_NESTED
 from codesign.explore.picture import embedded
 from codesign.explore.run import Round, work
 from codesign.explore.store import Store, batch_name
@@ -77,12 +78,14 @@ def test_faults_of_hostile_spaces_are_told_at_their_place(change, place, message
         ("bits > 'a'", "cannot be computed"),
         ("bits > 99", "no point keeps these conditions"),
         (f"{'-' * (MOST_CHARACTERS - 4)}bits", "is not an expression"),
+        (f"{'-' * MOST_NESTED}bits", "is not an expression"),
+        ("3(4)", "a condition has no call"),
         (" or ".join(["bits > 13"] * 5000), f"at most {MOST_CHARACTERS}"),
     ],
 )
 def test_conditions_are_refused_before_they_take_memory_or_time(condition, message):
     """A condition holds comparisons and arithmetic on numbers; each fault is told at the condition, in a few words."""
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError) as error, warnings.catch_warnings(action="error"):
         space(TEXT.replace(LAST, f'{LAST}\nwhere: ["{condition}"]'))
     (problem,) = error.value.problems
     assert message in problem.message

@@ -333,6 +333,14 @@ def test_prepared_weights_are_the_given_ones(n, k):
     )
 
 
+def test_packed_weights_may_start_anywhere_in_a_buffer():
+    """A view of a file's bytes at an odd offset, and one with strides, are prepared as their copies are."""
+    packed, scales = packed_weights(24, 96, torch.Generator().manual_seed(0))
+    buffer = torch.cat([packed.new_zeros(1), packed.flatten()])
+    for given in (buffer[1:].view(24, 48), packed.T.contiguous().T):
+        assert all(map(torch.equal, prepare_fp4(given, scales), prepare_fp4(packed, scales)))
+
+
 def test_weights_that_e4m3_does_not_hold_are_refused():
     """Scales further apart than 2^14 within a block, NaN, other shapes and other types are refused."""
     packed, scales = torch.zeros(200, 128, dtype=torch.uint8), torch.full((200, 8), 120, dtype=torch.uint8)

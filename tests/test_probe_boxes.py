@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from codesign.probe.box import Lines, Signature, answers
+from codesign.probe.box import Lines, Session, Signature, answers
 from codesign.probe.boxes import ExecutableBox, FolderBox, FunctionBox, MatrixBox, open_box
 from codesign.probe.certificate import probe
 from codesign.probe.compiled_box import open_compiled
@@ -15,6 +15,7 @@ from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial
 from isa_model.diagnostics import InputError
 from isa_model.engines.c_library import compiler
+from isa_model.formats import FORMATS
 from isa_model.library import load
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
@@ -351,3 +352,42 @@ def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "log.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested deeper"):
         open_box(f"vectors:{tmp_path / 'log.json'}", "volta.mma.m8n8k4.f32.f16.f16.f32")
+
+
+def test_a_second_nan_that_shows_when_answers_are_compared_is_no_conflict():
+    """Answers known until then had one NaN, other than the usual one; the box does not vary."""
+    codes = iter((0xFFC00000, 0x7F800001))
+    session = Session(FunctionBox(SIGNATURE, lambda a, b, c: np.full(len(c), next(codes), np.uint32)))
+    given = questions()
+    d = session.ask(given)
+    session.keep(["any"] * len(d), given, d)
+    session.compare(given, d, np.random.default_rng(0))
+    assert session.nans == [0xFFC00000, 0x7F800001]
+    assert (session.d == FORMATS["fp32"].nan_code).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"), [("e4m3", (0x7F, 0xFF)), ("e5m2", (0x7D, 0xFF)), ("fp16", (0xFE00, 0x7C01))]
+)
+def test_nans_of_every_accumulator_count_as_one(name, codes):
+    """E4M3 has a NaN of each sign, and IEEE formats have payloads."""
+    fmt = FORMATS[name]
+    spec = SIGNATURE.spec.model_copy(update={"accumulator": fmt, "c": fmt})
+    answered = np.resize(np.array(codes), 50)
+    box = FunctionBox(Signature(spec), lambda a, b, c: answered.astype(c.dtype))
+    session = Session(box)
+    assert (session.ask(session.box.signature.empty(50)) == fmt.nan_code).all()
+    assert session.nans == list(codes)
+
+
+def test_a_log_that_is_probed_again_says_that_nans_differ(tmp_path):
+    """The log has one NaN, and beside it the codes that count as one: the second may be in answers that were not kept."""
+    log = {"signature": SIGNATURE.fields, "questions": ["1 0 0 0 1 0 0 0 0"], "answers": ["0"]}
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(log | {"nans": ["7fc00000", "ffc00000"]}))
+    found = probe(open_box(f"vectors:{path}", VOLTA), seconds=1.0)
+    assert found.several_nans.startswith("NaNs have several codes, as 0x7fc00000 and 0xffc00000")
+    assert found.log["nans"] == ["7fc00000", "ffc00000"]
+    path.write_text(json.dumps(log | {"nans": ["xyz"]}))
+    with pytest.raises(InputError, match="`xyz` is no code"):
+        open_box(f"vectors:{path}", VOLTA)

@@ -159,6 +159,12 @@ def test_logfmt_extremes():
             encode_log(bad, tiles)
 
 
+def test_logfmt_tiles_without_numbers():
+    """Tiles of length 0 have codes and numbers of that shape."""
+    none = np.empty((3, 0))
+    assert round_log(8, none).shape == decode_log(encode_log(8, none)).shape == (3, 0)
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize(("bits", "length"), [(3, 128), (8, 128), (8, 1), (16, 16)])
 def test_rounding_to_logarithms_gives_the_numbers_that_codes_mean(bits, length, compiled, monkeypatch):

@@ -172,6 +172,28 @@ def test_a_refuted_claim_on_time_or_area_says_what_it_would_need():
     )
 
 
+def test_what_a_claim_would_need_is_neither_0_nor_100_percent_nor_the_wrong_way():
+    """A bound just missed needs 1 %, one out of reach more than 99 %; nothing is said of a ceiling or of two bounds."""
+    area = figure(AREA, 1.2000000001, workload="", tensors="")
+    ceiling = figure("timing.layer_ceiling", 1.0, workload="llama", tensors="")
+    layers = [figure("timing.step_speedup", x, workload=w, tensors="") for w, x in (("llama", 1.0), ("qwen", 1.5))]
+    claims = (
+        (area, {"at_most": 1.2}),
+        (area, {"at_most": 1e-6}),
+        (area, {"at_most": 1.1, "at_least": 1.0}),
+        (ceiling, {"at_least": 1.1}),
+        (layers[0], {"at_least": 1.2}),
+    )
+    verdicts = tuple(verdict("refuted", each, each.metric, **bounds) for each, bounds in claims)
+    said = {line.question: line.answers for line in summary.lines(result(area, ceiling, *layers, verdicts=verdicts))}
+    assert said["What would change it"] == (
+        "claim 1 (refuted) would hold if the unit area were 1 % lower",
+        "claim 2 (refuted) would hold if the unit area were more than 99 % lower",
+        "claim 5 (refuted) would hold if the time were lower on 1 of 2 layers, most of all on llama: 17 % lower; qwen meets "
+        "the bound",
+    )
+
+
 def test_outputs_changed_are_those_in_bf16():
     """FP32 shows the last bit of every sum, so wgrad does not count in a summary."""
     changed = "numerics.changed_share"

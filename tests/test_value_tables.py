@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from codesign.proposal.quantisation import Quantisation, cast_of
 from isa_model import Instruction, gemm, matmul
@@ -166,3 +167,10 @@ def test_formats_that_are_finest_near_one_are_scaled_to_a_number(name):
 
     assert error(Quantisation(range=16)) < 0.04
     assert error(Quantisation()) > 0.1
+
+
+@pytest.mark.parametrize("bad", [0, -16, 1e-300, 1e308, float("inf"), float("nan"), True])
+def test_a_range_is_a_number_of_fp32(bad):
+    """Scales are FP32 quotients: a range beyond FP32, or an infinity, which JSON does not have, is refused."""
+    with pytest.raises(ValidationError):
+        Quantisation(range=bad)

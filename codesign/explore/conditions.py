@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 from functools import cache
 from types import CodeType
+from warnings import catch_warnings
 
 from isa_model.diagnostics import at, suggest
 
 MOST_CHARACTERS = 1000
 """Most characters of a condition: it is computed for every point."""
+MOST_NESTED = 200
+"""Most levels of a condition, few enough to be compiled wherever in a program it is."""
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub)
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn)
 _LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.Not)
@@ -33,8 +36,11 @@ def compiled(condition: str, axes: frozenset[str], texts: frozenset[str], index:
         message = f"a condition of {len(condition)} characters; at most {MOST_CHARACTERS}"
         raise at("where", index, message=message, hint="several conditions: points keep all of them")
     try:
-        tree = ast.parse(condition.strip(), mode="eval")
-        code = compile(tree, "<where>", "eval")
+        with catch_warnings(action="ignore"):  # of what is refused below
+            tree = ast.parse(condition.strip(), mode="eval")
+            if _nesting(tree) > MOST_NESTED:
+                raise RecursionError
+            code = compile(tree, "<where>", "eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise at("where", index, message=f"`{shown}` is not an expression", hint=hint) from None
     for node in ast.walk(tree):
@@ -52,6 +58,14 @@ def compiled(condition: str, axes: frozenset[str], texts: frozenset[str], index:
                 message = f"`{shown}`: arithmetic with `{ast.unparse(part)[:40]}`, which is no number"
                 raise at("where", index, message=message, hint=hint)
     return code
+
+
+def _nesting(tree: ast.AST) -> int:
+    """Return the number of levels of a tree."""
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 def _calculated(node: ast.AST) -> list[ast.expr]:

@@ -213,7 +213,7 @@ class Space(Spec):
         """Return whether a point keeps every condition. Raises InputError for one that compares text with numbers."""
         for i, condition in enumerate(self.where):
             try:
-                if not eval(compiled(condition, *self._names), {"__builtins__": {}}, dict(settings)):
+                if not eval(compiled(condition, *self._names, i), {"__builtins__": {}}, dict(settings)):
                     return False
             except (TypeError, ArithmeticError, MemoryError) as error:
                 point = ", ".join(f"{name} = {value}" for name, value in settings.items())

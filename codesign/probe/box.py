@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from isa_model.array_codec import code_dtype
+from isa_model.array_codec import code_dtype, values_of
 from isa_model.codec import encode, number_of
 from isa_model.diagnostics import InputError
 from isa_model.engines.lines import dots
@@ -136,6 +136,8 @@ class Recorded:
     signature: Signature
     recorded: Lines
     d: Codes
+    nans: tuple[int, ...] = ()
+    """Codes of NaNs that count as one in `d`, as the log of a probe says."""
 
     def ask(self, lines: Lines) -> Codes:
         """Refuse: a recording answers nothing else."""
@@ -213,10 +215,7 @@ class Session:
     def _with_one_nan(self, d: Codes) -> Codes:
         """Return answers with the usual NaN for every NaN, once the box has given NaNs of two codes."""
         fmt = self.box.signature.spec.accumulator
-        if fmt.kind != "float" or fmt.nan != "ieee":
-            return d
-        infinity = (1 << fmt.magnitude_bits) - (1 << fmt.mantissa_bits)
-        nan = d.astype(np.uint64) >> fmt.low_padding & (1 << fmt.magnitude_bits) - 1 > infinity
+        nan = np.isnan(values_of(fmt, d))
         before, self.nans = self.nans, list(dict.fromkeys([*self.nans, *d[nan].tolist()]))[:2]
         if len(self.nans) < 2:
             return d
@@ -229,6 +228,7 @@ class Session:
         """Ask questions of known answers again, and others of the same products. Raises Refusal if an answer is another one."""
         others = rewritten(self.box.signature, rng, lines)
         again, of_others = np.split(self.ask(Lines.join([lines, others])), 2)
+        d = self._with_one_nan(d)  # these answers may show a second NaN
         for other, got, reason in ((lines, again, VARIES), (others, of_others, NO_PRODUCTS)):
             for i in np.flatnonzero(got != d)[:1]:
                 one, two = lines.pick(slice(i, i + 1)), other.pick(slice(i, i + 1))

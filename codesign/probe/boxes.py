@@ -292,12 +292,15 @@ def _log(path: Path, signature: Signature) -> Box:
         if (found := log.get("signature", own)) != own:
             raise ValueError(f"its operands are {found}")
         lines, given = parse_questions(signature, log["questions"]), [str(x) for x in log["answers"]]
+        nans = [str(x) for x in log.get("nans", [])]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{path} is no log of a probe of these operands: {_said(error)}"
         raise InputError.of(message, "log.json of a certificate") from None
     if not given:
         raise InputError.of(f"{path} holds no answers", "log.json of a certificate")
-    return Recorded(signature, lines, parse_answers(signature, given, len(lines.c), str(path)))
+    name = str(path)
+    told = parse_answers(signature, nans, len(nans), name)
+    return Recorded(signature, lines, parse_answers(signature, given, len(lines.c), name), tuple(told.tolist()))
 
 
 def _gpu(name: str, operands: str | None) -> Box:

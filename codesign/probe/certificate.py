@@ -150,6 +150,7 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     reason, checked, ended = "", 0, False
     try:
         if isinstance(box, Recorded):
+            session.nans = list(box.nans)
             session.keep(["recorded"] * len(box.d), box.recorded, box.d)
             found = fit.settle()
         else:
@@ -346,4 +347,5 @@ def _log(session: Session) -> dict[str, Any]:
         "experiments": session.experiments,
         "questions": question_text(session.pool).splitlines(),
         "answers": [f"{int(x):x}" for x in session.d],
+        "nans": [f"{x:x}" for x in session.nans],
     }

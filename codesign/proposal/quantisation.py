@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import floor, log2, sqrt
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from codesign.workloads.gemms import Gemm, Role
-from isa_model.cast import FLOORS, Cast, CastLevel
+from isa_model.cast import FLOORS, Cast, CastLevel, Range
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS, Format, later
 from isa_model.instruction import Instruction
@@ -79,9 +79,9 @@ class Quantisation(Spec):
     """Rounding mode of the elements (DeepSeek-V3 leaves it open; its public code rounds to nearest even)."""
     scale_rounding: Deterministic | None = None
     """Rounding mode of scales in a format narrower than FP32; `up` unless the baseline says otherwise."""
-    range: Literal["largest", "binade"] | PositiveFloat | None = None
+    range: Range | None = None
     """Number to which a group's largest magnitude is scaled: the format's `largest`, the `binade` below it (OCP MX), or a
-    smaller number. Formats that are finest near 1, as posit8 and HiF8, need one: `range: 16`."""
+    smaller number; a larger one is as `largest`. Formats that are finest near 1, as posit8 and HiF8, need one: `range: 16`."""
     random: Literal["elements", "scales"] | None = None
     """What is rounded at random, so that the cast has no bias: `elements`, in place of `rounding`, or the `scales` of
     groups, each corrected first for what rounding its elements took (MS-EDEN, arXiv 2601.22813)."""
@@ -155,7 +155,7 @@ def cast_of(
         group=group,
         scale=scale,
         scale_rounding=rounding,
-        range=limit if limit is not None and scale and side is None else span,
+        range=min(limit, FLOORS[1]) if limit is not None and scale and side is None else span,
         rounding=rule.rounding,
         random=rule.random,
         coarser=tuple(levels),

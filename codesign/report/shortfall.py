@@ -30,13 +30,16 @@ def shortfall(result: Result, verdict: Verdict) -> str:
     covered = covered_by(result.proposal, claim, result.figures)
     failing = [m for m in covered if not keeps(claim, m.reading)]
     cuts = [_cut(claim, m) for m in failing]
-    if not failing or not all(0 < whole < 1 for _, whole in cuts):
+    both = None not in (claim.at_most, claim.at_least)  # what is lowered may fall below the other bound
+    if not failing or both or not all(0 < whole < 1 for _, whole in cuts):
         return ""
     (value, whole), worst = max(zip(cuts, failing, strict=True), key=lambda found: found[0][1])
     lower, place = f"{_percent(whole)} lower", worst.figure.workload
     if value > 0 and _percent(value) != _percent(whole):
         lower = f"{_percent(value)} lower ({_percent(whole)} for its whole interval)"
     what = metric.short.removesuffix(" over today's")
+    if metric.better == "higher" and not what.startswith("speedup of"):
+        return ""
     if len(covered) == 1:
         what = what.replace("speedup of", "time of") + (f" on {place}" if place else "")
         return "; ".join([f"would hold if the {what} were {lower}", *_added(result, claim), *_nearest(verdict)])
@@ -63,7 +66,8 @@ def _cut(claim: Claim, measured: Measured) -> tuple[float, float]:
 
 
 def _percent(share: float) -> str:
-    return f"{ceil(round(100 * share, 6))} %"
+    percent = max(ceil(round(100 * share, 6)), 1)
+    return f"{percent} %" if percent < 100 else "more than 99 %"
 
 
 def _added(result: Result, claim: Claim) -> Iterator[str]:
@@ -97,7 +101,7 @@ def _holds_on(covered: Sequence[Measured], failing: Sequence[Measured]) -> Itera
     """Yield a phrase on the passes whose GEMMs all meet the bound or, without such a pass, on a few GEMMs that do."""
     bad = {m.figure.workload for m in failing}
     good = list(dict.fromkeys(m.figure.workload for m in covered if m.figure.workload not in bad))
-    passes = dict.fromkeys(w.rpartition(".")[0] for w in good)
+    passes = dict.fromkeys(w.rpartition(".")[0] for w in good if "." in w)  # a layer has no passes
     whole = [p for p in passes if not any(w.startswith(f"{p}.") for w in bad)]
     if named := whole or (good if len(good) <= MOST_NAMED else []):
         yield f"{listed(named)} {'meets' if len(named) == 1 else 'meet'} the bound"

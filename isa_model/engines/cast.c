@@ -50,7 +50,7 @@ static long round_floats(const Format *to, const float *restrict x, long count, 
     const int64_t sign = (int64_t)(to_bits(wide) >> 63) & (zero_has_sign | (magnitude != 0));
     const int code = (int)((magnitude | sign << sign_place) << padding);
     codes[i] = x[i] == x[i] ? code : nan_code;
-    numbers[i] = x[i] == x[i] ? (float)copysign(rounded, wide) : (float)nan;
+    numbers[i] = x[i] == x[i] ? (float)(sign ? -rounded : rounded) : (float)nan;
   }
   return beyond;
 }
@@ -71,7 +71,7 @@ static long round_few_bits(const Format *to, const float *restrict x, long count
     const int sign = (int)(float_to_bits(x[i]) >> 31) & (zero_has_sign | (magnitude != 0));
     const int code = (magnitude | sign << sign_place) << padding;
     codes[i] = x[i] == x[i] ? code : nan_code;
-    numbers[i] = x[i] == x[i] ? copysignf(rounded, x[i]) : nan;
+    numbers[i] = x[i] == x[i] ? (sign ? -rounded : rounded) : nan;
   }
   return beyond;
 }
@@ -84,9 +84,9 @@ static long round_integers(const Format *to, const float *restrict x, long count
   for (long i = 0; i < count; ++i) {
     const double wide = x[i] == x[i] ? x[i] : 0.0, whole = even ? rint(wide) : trunc(wide + copysign(half, wide));
     const double kept = whole > top ? top : whole < low ? low : whole;
-    beyond += kept != whole;
+    beyond += (whole > top) | (whole < -top - 1);
     codes[i] = ((int)kept & mask) << padding;
-    numbers[i] = (float)kept;
+    numbers[i] = (float)((int)kept);
   }
   return beyond;
 }

@@ -51,7 +51,7 @@ def prepare_fp4(packed: torch.Tensor, scales: torch.Tensor) -> Fp4Weights:
     if bool((shifts[:n, :groups] < 0).any()):
         raise ValueError(f"scales in a block of 128x128 differ by more than 2^{RANGE}: E4M3 does not hold the weights")
     of_groups = shifts[:n].clamp(min=0).to(torch.uint8).contiguous().view(torch.int32)
-    words = packed.contiguous().view(torch.int32)
+    words = packed.clone(memory_format=torch.contiguous_format).view(torch.int32)  # at any offset of its storage
     codes = words & 0x77777777
     for i in range(8):
         sign = words >> (4 * i + 3) & 1
