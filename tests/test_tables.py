@@ -79,7 +79,12 @@ def test_text_is_put_between_its_marks_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "shapes", "worst", "mean"),
-    [("tiles-h100", 18, 10, 1.0), ("tiles-h200", 18, 2, 0.2), ("tiles-h200-held-out", 30, 23, 1.0)],
+    [
+        ("tiles-h100", 18, 10, 1.0),
+        ("tiles-h200", 18, 2, 0.2),
+        ("tiles-h200-held-out", 30, 23, 1.0),
+        ("tiles-fp4-h200", 12, 8, 0.7),
+    ],
 )
 def test_the_choice_is_near_the_fastest_of_all_tiles(tables, name, shapes, worst, mean):
     """In the shipped records of every tile at every shape, the choice is one percent slower on average."""
@@ -103,9 +108,10 @@ def test_all_tiles_of_a_gemm_are_measured_and_the_choice_is_held_against_the_fas
     """Every tile has a case of its name, and a choice that is 25 % slower than the fastest is reported so."""
     tiles = script("tiles")
     shape = BenchGemm(128, 4096, 7168)
-    ((*cases,),) = tiles.cases([shape])
-    names = [case.implementation for case in cases]
-    assert len(set(names)) == len(names) == len(list(candidates(problem_of("fprop", shape))))
+    for kind in ("fp4", "fprop"):
+        ((*cases,),) = tiles.cases(kind, [shape])
+        names = [case.implementation for case in cases]
+        assert len(set(names)) == len(names) == len(list(candidates(problem_of(kind, shape))))
     chosen = choose(problem_of("fprop", shape), gpu_of(tables.newest().gpu, 132)).name
     (like,) = tables.newest().find("gemm.fprop", "ours", "ours", shape._asdict())
     us = {name: 10.0 if name == "gemm-promoted-64x64" else 12.5 if name == chosen else 20.0 for name in names}

@@ -318,7 +318,10 @@ class Plan:
             least, kept = sorted((stage.fraction_bits, stage.fraction_bits if own is None else own))
             bits = growth + kept
             if stage.rounding in (Rounding.UP, Rounding.DOWN, Rounding.TO_ODD):  # the smallest term may become one unit
-                top = max(top, highest - least + (count - 1).bit_length())
+                unit = highest - least
+                top = max(top, unit + (count - 1).bit_length())
+                if lsb - unit < LOWEST_NORMAL:
+                    raise Unsupported("a term so far below the unit that it vanishes before it is rounded")
             top += stage.rounding is not Rounding.TOWARD_ZERO
             if term.parts > 1 and term.growth + stage.fraction_bits > ODD_BITS:
                 raise Unsupported(f"{stage.fraction_bits} fraction bits of terms wider than a lane")
