@@ -291,7 +291,7 @@ class Instruction(Spec):
                 "k",
                 message=f"k = {self.shape.k}{stored} is not a multiple of the {self.span} products that the "
                 "stages sum in one step",
-                hint=f"`k: {-(-self.shape.k // size) * size}`, or other `terms`",
+                hint=f"`shape: {{k: {-(-self.shape.k // size) * size}}}`, or other `terms`",
             )
         below = self.stored_k
         for name, stage in self.stages.items():

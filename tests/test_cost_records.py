@@ -225,6 +225,21 @@ def test_a_design_without_record_is_synthesised_where_a_claim_needs_it(monkeypat
     assert sorted(made) == sorted(["configurable-accumulation at 17", proposal.base])
 
 
+def test_a_figure_names_the_commit_of_its_record_or_says_that_it_was_made_now(monkeypatch):
+    """A unit synthesised for the report has no commit."""
+    from codesign.evidence.cost import source as evidence
+
+    proposal = load_proposal(ROOT / "proposals/higher-precision-accumulation.yaml")
+    own = records.find(proposal.proposed(), "neutral")
+    sources = {}
+    for commit in ("", "0123456789ab"):
+        record = own.model_copy(update={"commit": commit})
+        found = evidence._of_records([(record, own)], None, proposal, proposal.proposed())
+        sources[commit] = next(f for f in found if f.metric == "cost.area_ratio").source
+    assert "synthesised for this report)" in sources[""]
+    assert "commit 0123456789ab)" in sources["0123456789ab"]
+
+
 def test_a_folded_unit_is_an_alternative_of_the_area(monkeypatch):
     """Where a unit's tail can be shared, the verdict names that structure, and the interval covers it."""
     from codesign.evidence.cost import source as evidence

@@ -12,7 +12,7 @@ from codesign.__main__ import run
 from codesign.proposal.target import instruction_of
 from codesign.verification.disclosure import FILE, disclosed, ime, read, write
 from codesign.verification.pseudocode import pseudocode
-from isa_model import InputError, load
+from isa_model import InputError, Instruction, load
 from isa_model.c_golden.source import variations_table
 from isa_model.engines.c_library import NoCompiler, compiler
 from isa_model.library import catalogue
@@ -121,3 +121,31 @@ def test_the_command_writes_all_files(tmp_path, capsys):
     assert names == {FILE, "golden.c", "golden.h", "pseudocode.md", "vectors.jsonl", "SHA256SUMS"}
     write(SPECS["random bits"], tmp_path / "random")
     assert (tmp_path / "random/vectors.jsonl").exists()
+
+
+def test_the_pseudocode_rounds_both_registers_to_d_and_says_where_the_second_joins():
+    """D is the running value and the remainder, rounded once; the remainder joins the sum, its block, or what is lost."""
+    whole = "kept = if whole and s are finite then [round(sum([whole, minus(s)]"
+    text = {joins: pseudocode(_two_registers(joins)) for joins in ("sum", "block", "end")}
+    for one in text.values():
+        assert (
+            "if kept != [] then running = round(sum([running] @ kept), fp32, nearest-even, overflow = infinity);" in one
+        )
+    assert "foreach j in 0 .. 0] @ kept @ [running];" in text["sum"]
+    assert "[round(sum([x[1 * n + j] foreach j in 0 .. 0] @ kept), bf16, nearest-even" in text["block"]
+    assert "foreach j in 0 .. 0] @ [running];" in text["end"]
+    assert [whole + " @ kept" in one for one in text.values()] == [False, False, True]
+    assert "kept" not in pseudocode(load(HOPPER))
+
+
+def _two_registers(joins):
+    register = {"format": "bf16", "rounding": "nearest-even"}
+    stage = {"terms": 1, "accumulator": True, "result": register, "remainder": register | {"joins": joins}}
+    spec = {
+        "shape": {"m": 1, "n": 1, "k": 4},
+        "a": "e4m3",
+        "b": "e4m3",
+        "accumulator": "fp32",
+        "stages": {"sum": stage},
+    }
+    return Instruction.model_validate(spec)

@@ -351,6 +351,14 @@ def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monke
     assert "</script><b>" not in page.page(hostile, base, points)
 
 
+def test_an_axis_of_equal_values_reaches_to_both_sides_of_them(tmp_path):
+    """Points that all have one speed lie between ticks, not at the end of an axis without length."""
+    made, _, points = points_of(tmp_path, TEXT)
+    same = [replace(p, values={name: replace(v, value=1.03) for name, v in p.values.items()}) for p in points]
+    plot = picture.interactive(made, same)["hconcat"][0]["encoding"]
+    assert plot["x"]["scale"]["domain"] == pytest.approx([0.927, 1.133])
+
+
 def test_a_point_is_exported_as_a_valid_proposal(tmp_path, monkeypatch):
     """Its claims are the space's bounds, and its instruction has the point's settings."""
     text = TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}")

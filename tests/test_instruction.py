@@ -1,5 +1,7 @@
 """The spec language: what it can describe, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -223,12 +225,16 @@ def without(mapping, key):
 )
 def test_contradictions_are_refused_with_a_reason(change, message):
     """A spec that contradicts itself is refused, and the message names the contradiction."""
-    import json
-
     document = parse_yaml(json.dumps({**GOOD, **change}), "spec.yaml")
     with pytest.raises(InputError) as error:
         validated(document)
     assert any(message in p.message for p in error.value.problems), str(error.value)
+
+
+def test_the_remedy_for_a_k_that_does_not_divide_can_be_pasted():
+    """It names the field as a file has it, inside `shape`."""
+    with pytest.raises(InputError, match=r"`shape: \{k: 64\}`, or other `terms`"):
+        validated(parse_yaml(json.dumps({**GOOD, "shape": {"m": 64, "n": 8, "k": 40}}), "spec.yaml"))
 
 
 def test_specs_are_frozen_and_hide_no_field():

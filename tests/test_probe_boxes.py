@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from codesign.commands.probe import _alike
 from codesign.probe.box import Lines, Session, Signature, answers
-from codesign.probe.boxes import ExecutableBox, FolderBox, FunctionBox, MatrixBox, open_box
+from codesign.probe.boxes import ExecutableBox, FolderBox, FunctionBox, MatrixBox, open_box, signature_of
 from codesign.probe.certificate import probe
 from codesign.probe.compiled_box import open_compiled
 from codesign.probe.exchange import read_round
@@ -391,3 +392,22 @@ def test_a_log_that_is_probed_again_says_that_nans_differ(tmp_path):
     path.write_text(json.dumps(log | {"nans": ["xyz"]}))
     with pytest.raises(InputError, match="`xyz` is no code"):
         open_box(f"vectors:{path}", VOLTA)
+
+
+@pytest.mark.parametrize(("operand", "accumulator"), [("e4m3", "fp32"), ("fp16", "fp16"), ("int8", "int32")])
+def test_operands_in_a_file_need_no_stages(operand, accumulator, tmp_path):
+    """A box's shape and formats are all that is known of it; a wrong one is still found at its place."""
+    path = tmp_path / "operands.yaml"
+    path.write_text(f"shape: {{m: 1, n: 1, k: 8}}\na: {operand}\nb: {operand}\naccumulator: {accumulator}\n")
+    fields = signature_of(str(path)).fields
+    assert (fields["shape"]["k"], fields["a"], fields["accumulator"]) == (8, operand, accumulator)
+    path.write_text(path.read_text().replace(f"b: {operand}", "b: fp99"))
+    with pytest.raises(InputError, match=r"operands\.yaml:3:4: unknown number format `fp99`"):
+        signature_of(str(path))
+
+
+def test_the_code_of_a_nan_is_shown_in_hexadecimal():
+    """As on the manual page; other numbers stay decimal, and values with another field are counted."""
+    alike = ({"value": 2143289344}, {"value": None}, {"value": 1, "with": {}})
+    assert _alike("nan", alike) == "0x7fc00000, None, 1 with another field"
+    assert _alike("infinite_from", ({"value": 128},)) == "128"

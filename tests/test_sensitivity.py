@@ -192,7 +192,12 @@ def test_scale_groups_are_tried_where_the_instruction_scales():
     figures = [figure(0.4, metric="numerics.total_error")]
     (found,) = refine(about, judge(about, figures), figures, lab)
     (groups,) = found.break_even
-    assert (groups.parameter, groups.own, groups.limit, groups.rising) == ("scale groups along K", 32, 32, False)
+    assert (groups.parameter, groups.own, groups.limit, groups.rising) == (
+        "elements of K that share a scale",
+        32,
+        32,
+        False,
+    )
     assert set(groups.tried) <= {"512", "256", "128", "64", "32", "16"}
     assert (groups.among, len(groups.tried) > 3) == ("", True)
     assert with_groups(about.proposed(), 32) == about.proposed()

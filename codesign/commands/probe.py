@@ -112,17 +112,22 @@ def rows(certificate: Certificate) -> list[Row]:
     return [
         {
             "field": x.field,
-            "value": None if x.value is None else str(x.value),
+            "value": None if x.value is None else _value(x.field, x.value),
             "excluded": len(x.excluded),
-            "alike": _alike(x.alike),
+            "alike": _alike(x.field, x.alike),
         }
         for x in certificate.fields
     ]
 
 
-def _alike(values: tuple[dict[str, Any], ...]) -> str:
+def _value(field: str, value: Any) -> str:
+    """Return a field's value as text, the code of a NaN in hexadecimal, as the manual page has it."""
+    return f"{value:#x}" if field == "nan" and isinstance(value, int) else str(value)
+
+
+def _alike(field: str, values: tuple[dict[str, Any], ...]) -> str:
     """Return values as text; those that need another field changed as well are counted."""
-    alone = [str(x["value"]) for x in values if "with" not in x]
+    alone = [_value(field, x["value"]) for x in values if "with" not in x]
     pairs = len(values) - len(alone)
     return ", ".join([*alone, *([f"{pairs} with another field"] if pairs else [])])
 

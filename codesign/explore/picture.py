@@ -134,8 +134,9 @@ def interactive(space: Space, points: Sequence[Point]) -> dict[str, Any]:
         if name in space.axes and not space.axes[name].ordered:
             return {"field": name, "type": "nominal", "title": title}
         values = [_number(p, name) for p in some]
-        ends = [min(values), max(values)] if values else [0, 1]  # menus leave the axes as they are
-        scale = {"type": "log" if _wide(values) else "linear", "domain": ends, "nice": True}
+        low, high = (min(values), max(values)) if values else (0, 1)  # menus leave the axes as they are
+        beside = 0 if low < high else abs(low) / 10 or 1  # without it the only tick of equal values is a rounded one
+        scale = {"type": "log" if _wide(values) else "linear", "domain": [low - beside, high + beside], "nice": True}
         return {"field": name, "type": "quantitative", "title": title, "scale": scale}
 
     states = [s for s in COLOURS if any(p.status == s for p in some)]

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from codesign.probe.box import Box, Lines, Recorded, Signature, answers
 from codesign.probe.exchange import parse_answers, parse_questions, read_round, rows_of, text_of, write_round
 from codesign.probe.program import TIME_LIMIT, ended, run_program
 from isa_model.array_codec import code_dtype
-from isa_model.diagnostics import InputError
+from isa_model.diagnostics import InputError, read_yaml
 from isa_model.float64 import Codes
 from isa_model.input_files import parse_json, reason
 from isa_model.instruction import Instruction
-from isa_model.library import load
+from isa_model.library import is_path, load, validated
 
 TILES = 64
 """Tiles along M and N in one product of matrices, always as many, as a library may choose its kernel by the shape."""
@@ -186,12 +186,17 @@ def open_box(name: str, operands: str | None) -> Box:
 def signature_of(name: str | None) -> Signature:
     """Return the signature of an instruction, of the catalogue or a YAML file: its shape, formats and groups of scales.
 
-    Raises InputError without a name, and for several levels of scales.
+    A file needs no stages. Raises InputError without a name, for what is wrong in a file, and for several levels of scales.
     """
     if name is None:
         hint = "--operands NAME, an instruction or YAML file with its shape and formats; its sums are not read"
         raise InputError.of("a box does not say which formats it takes", hint)
-    return _of(load(name))
+    if not is_path(name):
+        return _of(load(name))
+    document = read_yaml(name)
+    register = {"format": document.data.get("accumulator", "fp32"), "rounding": "nearest-even"}
+    stages = {"any": {"terms": 1, "accumulator": True, "result": register}}
+    return _of(validated(replace(document, data={"stages": stages, **document.data})))
 
 
 def _of(spec: Instruction) -> Signature:

@@ -144,8 +144,9 @@ def _break_even(found: Sequence[BreakEven]) -> Iterator[str]:
     for parameter, own in by_parameter(found).items():
         if len(own) > 1 and all(one.limit is not None and _plain(one) for one in own):
             limits = [f"{one.limit} on {one.condition}" for one in own]
-            least = "least" if own[0].rising else "most"
-            yield f"Break-even: the {least} {parameter} that meets the bound is {listed(limits)}; the proposal has {own[0].own}"
+            least = "least" if own[0].rising else "greatest"
+            best = f"the {least} value that meets the bound is {listed(limits)}"
+            yield f"Break-even of {parameter}: {best}; the proposal has {own[0].own}"
         else:
             yield from (f"Break-even: {sentence}" for sentence in sentences(own))
 

@@ -7,7 +7,7 @@ from codesign.proposal.manual import describe
 from isa_model import golden
 from isa_model.c_golden.source import blocks, levels
 from isa_model.instruction import Instruction
-from isa_model.stage import Register, Stage
+from isa_model.stage import Register, Remainder, Stage
 
 _FUNCTIONS = """\
 struct term = { negative : bool, significand : nat, exponent : int, align : option(int), special : {Finite, Infinite, NaN} }
@@ -97,11 +97,15 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
     start = f"read_{spec.c_format.name}(c{_FLUSHED[spec.flush_c]})" if last else "zero"
     lines += [] if last and stage.accumulator else ["var results : list(term) = [];"]
     lines += [f"var running : term = {start};"] if stage.accumulator else []
-    lines += ["var kept : term = zero;"] if stage.remainder else []
+    if stage.remainder:
+        lines.append("var kept : list(term) = [];  /* the second register; empty if it is a zero, which is no term */")
     lines.append(f"foreach (n from 0 to {total - 1}) {{")
     if stage.accumulator and not last:
         lines.append(f"  if n % {chain} == 0 then running = zero;")
-    lines.append(f"  var t : list(term) = {taken}{' @ [running]' if stage.accumulator else ''};")
+    if stage.remainder and stage.remainder.joins == "block":
+        taken = f"[round(sum({taken} @ kept), {_register(stage.remainder.register)})]"
+    beside = " @ kept" if stage.remainder and stage.remainder.joins == "sum" else ""
+    lines.append(f"  var t : list(term) = {taken}{beside}{' @ [running]' if stage.accumulator else ''};")
     if stage.aligned:
         zero = "None()" if stage.zero_exponent is None else f"Some({stage.zero_exponent})"
         offset = f" plus {stage.offset}, for running" if stage.offset else ""
@@ -116,29 +120,34 @@ def _stage(spec: Instruction, index: int, name: str, stage: Stage, count: int) -
                 f"  /* the running value: cut(running, e - {stage.accumulator_fraction_bits}, {stage.rounding}) */"
             )
     lines += _opposing(stage)
-    lines += [f"  /* {_REMAINDERS[stage.remainder.joins]} */"] if stage.remainder else []
     lines.append(f"  var s : term = sum(t);  /* {_zero(stage)} */")
     if stage.result:
         lines += ["  let whole = s;"] if stage.remainder else []
         lines += [f"  s = round(s, {_register(r)});" for r in stage.result]
-        if stage.remainder:
-            kept = "whole - s" + (" + kept" if stage.remainder.joins == "end" else "")
-            lines.append(f"  kept = round({kept}, {_register(stage.remainder.register)});")
+        lines += _kept_after(stage.remainder) if stage.remainder else []
     else:
         up = "largest(t, None())" if stage.exponent is None else f"{stage.exponent} unless every term is a zero"
         lines.append(f"  s.align = {'e' if stage.aligned and stage.exponent is None else up};")
     lines.append("  running = s;" if stage.accumulator else "  results = results @ [s];")
     if stage.accumulator and not last:
         lines.append(f"  if n % {chain} == {chain - 1} then results = results @ [running];")
-    return [*lines, "};", "x = [running];" if last and stage.accumulator else "x = results;"]
+    lines.append("};")
+    if stage.remainder:
+        lines.append("/* a later instruction along K starts from running and kept; D is both, rounded once */")
+        lines.append(f"if kept != [] then running = round(sum([running] @ kept), {_register(spec.joining)});")
+    return [*lines, "x = [running];" if last and stage.accumulator else "x = results;"]
 
 
 _FLUSHED = {False: "", True: ", subnormals read as +0", "keep-sign": ", subnormals read as zeros"}
-_REMAINDERS = {
-    "sum": "kept is one more term of t",
-    "block": "t without running, and kept, is summed and rounded to kept's format first",
-    "end": "kept is added to running when K has ended",
-}
+
+
+def _kept_after(remainder: Remainder) -> list[str]:
+    """Return the lines that keep what rounding lost, as `run_in_two` of golden.py does."""
+    lost = "[whole, minus(s)]" + (" @ kept" if remainder.joins == "end" else "")
+    return [
+        f"  kept = if whole and s are finite then [round(sum({lost}), {_register(remainder.register)})] else [];",
+        "  if kept is a zero then kept = [];",
+    ]
 
 
 def _opposing(stage: Stage) -> list[str]:

@@ -165,7 +165,7 @@ def _of_records(
         ratios = [r for records in both for r in rule(*records)]
         source = (
             f"records {new.name} over {old.name} ({', '.join(r.library for r, _ in both)}; "
-            f"pyosys {new.versions['pyosys']}, commit {new.commit or 'unknown'})"
+            f"pyosys {new.versions['pyosys']}, {f'commit {new.commit}' if new.commit else 'synthesised for this report'})"
         )
         others = tuple(_alternatives(both, rule, cases))
         if metric == "cost.area_ratio":

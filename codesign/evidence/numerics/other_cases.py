@@ -83,7 +83,9 @@ def of_groups(proposal: Proposal, condition: str, ask: Ask) -> Search | None:
         return None
     known = {n: made for n in GROUPS if (made := with_groups(instruction, n))}
     own = scale.a.group[1]
-    return Search("scale groups along K", own, condition, tuple(known), lambda n: ask(known[n]), rising=False)
+    return Search(
+        "elements of K that share a scale", own, condition, tuple(known), lambda n: ask(known[n]), rising=False
+    )
 
 
 def with_groups(instruction: Instruction, length: int) -> Instruction | None:
