@@ -81,6 +81,12 @@ def follow(data, problem):
     assert snippet, f"no remedy in {hint!r} of {problem.message!r}"
     fields = yaml.safe_load(snippet[1])
     inside = path if path[-1] not in fields and isinstance(_at(data, path), dict) else path[:-1]
+    if (name := next(iter(fields))) in path:  # the remedy is written from a field around the fault
+        inside = path[: path.index(name)]
+        around = _at(data, (*inside, name))
+        fields = (
+            {name: around | fields[name]} if isinstance(around, dict) and isinstance(fields[name], dict) else fields
+        )
     return _with(data, inside, {**(_at(data, inside) or {}), **fields})
 
 
