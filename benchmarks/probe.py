@@ -34,7 +34,7 @@ from codesign.probe.hypotheses import canonical  # noqa: E402
 from codesign.probe.questions import adversarial, mutated  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.library import catalogue, load  # noqa: E402
-from isa_model.output_files import head, json_lines, of_command, write_file  # noqa: E402
+from isa_model.output_files import head, json_lines, of_command, typed, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe.py"
 KINDS = ("catalogue", "random", "outside")
@@ -151,7 +151,7 @@ def main() -> None:
     record: dict[str, Any] = {"schema_version": 2, "runs": {}, "rows": []}
     if options.record and options.record.exists():
         record = json.loads(options.record.read_text())
-    own = head(" ".join([COMMAND, *(x for x in sys.argv[1:] if x != "--resume")]), commit())
+    own = head(typed(COMMAND, *(x for x in sys.argv[1:] if x != "--resume")), commit())
     tasks: list[tuple[Any, ...]] = []
     for kind in options.only:
         if not options.resume or record["runs"].get(kind, own)["commit"] != own["commit"]:

@@ -30,7 +30,7 @@ from codesign.probe.hypotheses import canonical  # noqa: E402
 from isa_model.float64 import Codes  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.library import catalogue, load  # noqa: E402
-from isa_model.output_files import head, json_lines, of_command, write_file  # noqa: E402
+from isa_model.output_files import head, json_lines, of_command, typed, write_file  # noqa: E402
 
 COMMAND = "python benchmarks/probe_live.py"
 SECONDS = 60.0
@@ -97,7 +97,7 @@ def main() -> None:
             rows.append(row)
             record = {
                 "schema_version": 1,
-                **head(" ".join([COMMAND, *sys.argv[1:]]), commit()),
+                **head(typed(COMMAND, *sys.argv[1:]), commit()),
                 **machine(),
                 "rows": sorted(rows, key=lambda r: str(r["name"])),
             }

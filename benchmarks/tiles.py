@@ -7,13 +7,13 @@ to fit its constants to. The record has the bench's schema. `--show` prints the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
 
+from isa_model.output_files import typed
 from kernels.bench.case import Case
 from kernels.bench.gemm_cases import BenchOperands, scaled_case
 from kernels.bench.records import BenchRecord, BenchRow, read
@@ -66,7 +66,7 @@ def _case(shape: BenchGemm, tile: Tile) -> Case:
     )
 
 
-def measured(name: str, kind: str, tokens: Sequence[int]) -> BenchRecord:
+def measured(path: Path, kind: str, tokens: Sequence[int]) -> BenchRecord:
     """Measure all tiles of DeepSeek-V3's GEMMs of a kind. Raises Unavailable without a Hopper GPU."""
     from kernels.bench.bench import header, need_gpu
 
@@ -78,7 +78,8 @@ def measured(name: str, kind: str, tokens: Sequence[int]) -> BenchRecord:
         for group in cases(kind, deepseek_v3(tokens)):
             rows += measure(group, 0, sampler)
             print(f"{len(rows)} tiles", flush=True)
-        return BenchRecord(cases=tuple(rows), **header(name, COMMAND, 0, sampler))
+        command = typed(COMMAND, path, "--kind", kind, "--tokens", ",".join(map(str, tokens)))
+        return BenchRecord(cases=tuple(rows), **header(path.stem, command, 0, sampler))
 
 
 Measured = dict[BenchGemm, tuple[GemmProblem, dict[Tile, float]]]
@@ -98,12 +99,14 @@ def times(record: BenchRecord) -> Measured:
     return found
 
 
+def chosen(p: GemmProblem, tiles: Iterable[Tile], gpu: Gpu) -> Tile:
+    """Return the tile with the shortest estimate, as `choose` does."""
+    return min(tiles, key=lambda tile: estimate_us(p, tile, gpu))
+
+
 def loss(found: Measured, gpu: Gpu) -> float:
     """Return the mean logarithm of the chosen tiles' times over the fastest ones'."""
-    return fmean(
-        log(tiles[min(tiles, key=lambda tile: estimate_us(p, tile, gpu))] / min(tiles.values()))
-        for p, tiles in found.values()
-    )
+    return fmean(log(tiles[chosen(p, tiles, gpu)] / min(tiles.values())) for p, tiles in found.values())
 
 
 def lines(record: BenchRecord) -> Iterator[str]:
@@ -113,9 +116,9 @@ def lines(record: BenchRecord) -> Iterator[str]:
     """
     gpu, found = gpu_of(record.gpu, record.sms), times(record)
     for shape, (p, tiles) in found.items():
-        best, chosen = min(tiles, key=tiles.__getitem__), min(tiles, key=partial(estimate_us, p, gpu=gpu))
-        said = [f"{tile.name} {tiles[tile]:.1f} us ({estimate_us(p, tile, gpu):.1f})" for tile in (best, chosen)]
-        words = "chosen" if best == chosen else f"chosen {said[1]}, {tiles[chosen] / tiles[best] - 1:.0%} slower"
+        best, own = min(tiles, key=tiles.__getitem__), chosen(p, tiles, gpu)
+        said = [f"{tile.name} {tiles[tile]:.1f} us ({estimate_us(p, tile, gpu):.1f})" for tile in (best, own)]
+        words = "chosen" if best == own else f"chosen {said[1]}, {tiles[own] / tiles[best] - 1:.0%} slower"
         yield f"{'x'.join(map(str, shape))}: {said[0]}; {words}"
     if found:
         yield f"the choice is {exp(loss(found, gpu)) - 1:.1%} slower than the fastest tiles"
@@ -131,7 +134,7 @@ def main() -> None:
     if arguments.show:
         record = read(arguments.record)
     else:
-        record = measured(arguments.record.stem, arguments.kind, [int(m) for m in arguments.tokens.split(",")])
+        record = measured(arguments.record, arguments.kind, [int(m) for m in arguments.tokens.split(",")])
         record.save(arguments.record)
     for line in lines(record):
         print(line)

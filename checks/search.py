@@ -54,7 +54,7 @@ from isa_model.engines import cpu, cuda, integers, launch, lines, portable  # no
 from isa_model.engines.plan import Unsupported  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.matmul import factors  # noqa: E402
-from isa_model.output_files import json_lines, write_file  # noqa: E402
+from isa_model.output_files import json_lines, typed, write_file  # noqa: E402
 from isa_model.sparse import checked  # noqa: E402
 
 KINDS: dict[str, Callable[[], Any]] = {
@@ -296,7 +296,7 @@ def main() -> int:
         row = {
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             "commit": at,
-            "command": f"python checks/search.py {' '.join(sys.argv[1:])}",
+            "command": typed("python checks/search.py", *sys.argv[1:]),
             "machine": about,
             "wall_seconds": round(time.monotonic() - start),
             "total": counts["examples"].total(),

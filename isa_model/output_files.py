@@ -190,6 +190,11 @@ def head(command: str, commit: str) -> dict[str, str]:
     return {"command": command, "date": datetime.now(UTC).date().isoformat(), "commit": commit}
 
 
+def typed(*words: object) -> str:
+    """Return the words of a command as one text for a record. Absolute paths give their names alone: folders are a machine's."""
+    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in map(str, words))
+
+
 def of_command(command: str) -> tuple[str, str]:
     """Return the mark and kind (see `check_file`) of JSON records with a field `command`, the command that made them."""
     program = command.split(" --")[0]

@@ -16,12 +16,12 @@ from codesign.figures.markdown import table
 from isa_model.output_files import put
 from kernels.bench.records import BenchRecord, BenchRow, load, read
 from kernels.bench.shapes import BenchGemm
-from kernels.gemm.choose import estimate_us, gpu_of
+from kernels.gemm.choose import gpu_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from steps import CASTS, STEPS, Ablation, CastAblation
-from tiles import times
+from tiles import chosen, times
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -176,9 +176,7 @@ def narrow(record: BenchRecord) -> Iterator[str]:
     yield f"FP8 x FP4: {of_tiles.date}, commit {of_tiles.commit} ([record](../kernels/records/{of_tiles.name}.json))."
     yield ""
     gpu = gpu_of(of_tiles.gpu, of_tiles.sms)
-    fp4 = {
-        shape: min(of.items(), key=lambda x: estimate_us(p, x[0], gpu))[1] for shape, (p, of) in times(of_tiles).items()
-    }
+    fp4 = {shape: tiles[chosen(p, tiles, gpu)] for shape, (p, tiles) in times(of_tiles).items()}
     rows = []
     for shape in shapes(record, "gemm.int8"):
         fp8 = us(record, "gemm.fprop", "ours", shape)

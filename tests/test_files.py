@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,21 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="no such files there"
 def content(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below a folder, by name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_records_name_no_folder_of_a_machine():
+    """A command in a record has the names of files outside the project alone; the shipped records have no absolute path."""
+    assert (
+        files.typed("python x.py", Path("/root/out/a.json"), "--of", "kernels/b.json")
+        == "python x.py a.json --of kernels/b.json"
+    )
+    root = Path(__file__).parent.parent
+    records = [
+        f for folder in ("kernels/records", "benchmarks/records", "checks") for f in (root / folder).glob("*.json")
+    ]
+    assert len(records) > 30
+    named = [f.name for f in records if re.search(r'"command": "[^"]*[ =]/', f.read_text(encoding="utf-8"))]
+    assert not named
 
 
 # -- what may be replaced --------------------------------------------------------------------------------------------

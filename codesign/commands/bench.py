@@ -39,7 +39,7 @@ def bench(
     Other libraries and the limits of the hardware are timed in the same run. Exit code 1 if a result is wrong. A run that is
     stopped leaves what it has timed in a file beside the record, with the suffix .partial.json, which `--keep` takes.
     """
-    from isa_model.output_files import check_file, of_command
+    from isa_model.output_files import check_file, of_command, typed
     from kernels.bench.bench import bench as run_bench
     from kernels.bench.records import read, together
     from kernels.bench.shapes import parse
@@ -49,9 +49,9 @@ def bench(
     check_file(out, *of_command("codesign bench"))
     check_file(partial, *of_command("codesign bench"))
     earlier = read(keep) if keep else None
-    command = " ".join(
-        ["codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}"]
-        + [f"--keep {keep}"] * (keep is not None)
+    kept = ["--keep", keep] if keep else []
+    command = typed(
+        "codesign bench", *(f"--kernel '{k}'" for k in kernel or []), f"--shapes {shapes} --seed {seed}", *kept
     )
     with Progress("timing") as progress:
         record = run_bench(

@@ -246,11 +246,10 @@ class Space:
                             yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
                         own = value.get("accumulator")
                         if own and abs(other - now) <= 3:  # the running value aligns elsewhere, too
-                            own = (
-                                {n: v for n, v in own.items() if n != "fraction_bits"} if isinstance(own, dict) else {}
-                            )
+                            kept = dict(own) if isinstance(own, dict) else {}
+                            kept.pop("fraction_bits", None)
                             for offset in (-2, -1, 1, 2):
-                                yield path, self._set(one[1], (*path, "accumulator"), own | {"offset": offset})[1]
+                                yield path, self._set(one[1], (*path, "accumulator"), kept | {"offset": offset})[1]
                         if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
                             moved_with = value["zero_exponent"] + other - now
                             yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]

@@ -24,7 +24,7 @@ constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
 constexpr int UNPACKERS = SLOTS ? 4 : 0, TEAM = BN <= 64 ? 1 : 2, FIRST_UNPACKER = MATH + 128;
 constexpr int THREADS = MATH + 128 + 32 * UNPACKERS;
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
-constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // per thread; of 256 with those of unpackers
+constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // of a multiplying thread; one that unpacks has the rest of 256
 constexpr int CLUSTER = SHARE ? SHARERS : SPLIT, AHEAD = 4;
 constexpr int TEAM_M = SHARE == 2 ? SHARERS : 1, TEAM_N = SHARE == 1 ? SHARERS : 1;
 constexpr int A_ROWS = BM / TEAM_N, B_ROWS = BN / TEAM_M;  // rows per copy
@@ -33,6 +33,7 @@ static_assert(!(SHARE && SPLIT > 1) && !(GROUPED && (ADD || SPLIT > 1)) && SPLIT
 static_assert(PARTS <= 2 && (PROMOTE <= 4 || PARTS == 1), "only one part outlives a stage");
 static_assert(STAGES > 1, "a stage is released once the next one multiplies");
 static_assert(STAGES >= SLOTS && (!SLOTS || STAGES >= UNPACKERS / TEAM), "unpackers tell the phases of a barrier apart by one bit");
+static_assert((ELEMENT == 2) == (SLOTS > 0), "E2M1 alone is unpacked");
 static_assert(ELEMENT != 2 || (SCALES == 1 && !GROUPED && BN % 16 == 0), "not built");
 static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
 
