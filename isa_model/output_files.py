@@ -191,7 +191,7 @@ def head(command: str, commit: str) -> dict[str, str]:
 
 
 def typed(*words: object) -> str:
-    """Return the words of a command as one text for a record. Absolute paths give their names alone: folders are a machine's."""
+    """Return the words of a command as one text for a record, without folders of a machine: absolute paths by name alone."""
     return " ".join(Path(word).name if Path(word).is_absolute() else word for word in map(str, words))
 
 
