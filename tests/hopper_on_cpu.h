@@ -84,6 +84,7 @@ inline float __shfl_sync(u32, float v, int lane) {
   return v;
 }
 
+inline bool elected() { return threadIdx.x % 32 == 0; }
 int cluster_rank();
 void cluster_sync();
 void send(u32 to, int cta, float4 v, u32 bar);

@@ -93,7 +93,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Further
     // warps unpack B.
     if (WGS == 2) fewer_registers<UNPACKERS ? 256 - MATH_REGISTERS : 40>();
-    if (threadIdx.x == MATH) {
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    if (warp == MATH / 32 && elected()) {
       const int rank = SHARE ? cluster_rank() : 0;
       // Where a step of B starts: packed weights are stored step by step, and copied as rows of 16 columns.
       const auto x_b = [](int k) { return SLOTS ? 0 : k * 128; };
@@ -122,7 +123,7 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (ADD && box < BM / 64 * (BOXED / BOX)) tma_prefetch(&d, tile.column + box % (BOXED / BOX) * BOX, tile.row + box / (BOXED / BOX) * 64);
         }
       }
-    } else if (SCALES == 1 && threadIdx.x / 32 == MATH / 32 + 1) {
+    } else if (SCALES == 1 && warp == MATH / 32 + 1) {
       const int lane = threadIdx.x % 32, k_groups = (p.k + 127) / 128, n_blocks = (p.n + 127) / 128;
       wait_for_inputs();
       for (; more; more = walk.next(tile)) {
@@ -146,17 +147,17 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
       // Warps take turns, since the latency of unpacking is several times what a step may take.
       constexpr int TURNS = SLOTS ? UNPACKERS / TEAM : 1;
       int turn = 0;
-      const int warp = (threadIdx.x - FIRST_UNPACKER) / 32, lane = threadIdx.x % 32;
+      const int own = warp - FIRST_UNPACKER / 32, lane = threadIdx.x % 32;
       for (; more; more = walk.next(tile))
         for (int k = tile.from; k < tile.to; ++k, ring.step()) {
-          const bool mine = warp % TURNS == turn;
+          const bool mine = own % TURNS == turn;
           turn = (turn + 1) % TURNS;
           if (!mine) continue;
           const u32 from = base + ring.stage * STAGE + A_BYTES, shifts = base + SCALES_AT + ring.stage * STAGE_SCALES + SHIFTS_AT;
           const int before = ring.stage - SLOTS;  // stage of the step that had this slot before
           barrier_wait(empty + 8 * (before < 0 ? before + STAGES : before), before < 0 ? ring.parity ^ 1 : ring.parity);
           barrier_wait(full + 8 * ring.stage, ring.parity);
-          unpack(from, shifts, base + TABLE_AT, base + SLOTS_AT + ring.slot * B_BYTES, warp / TURNS, lane);
+          unpack(from, shifts, base + TABLE_AT, base + SLOTS_AT + ring.slot * B_BYTES, own / TURNS, lane);
           fence_async();
           __syncwarp();
           if (lane == 0) barrier_arrive(unpacked + 8 * ring.stage);

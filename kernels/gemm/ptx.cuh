@@ -129,6 +129,16 @@ __device__ __forceinline__ void send(u32 to, int cta, float4 v, u32 bar) {
                "r"(to), "r"(cta), "r"(bar), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
+// -- one thread of a warp --------------------------------------------------------------------------------------------
+
+// Returns true in one thread of the warp. ptxas knows that one thread runs what follows, as it does not after a comparison of
+// threadIdx, and needs no loop over the threads around each bulk copy.
+__device__ __forceinline__ bool elected() {
+  u32 mine;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xFFFFFFFF; selp.u32 %0, 1, 0, p; }" : "=r"(mine));
+  return mine;
+}
+
 // -- bulk tensor copies ----------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void prefetch(const TensorMap *map) {
