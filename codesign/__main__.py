@@ -31,7 +31,11 @@ def main() -> None:
     """Run the command line and exit. Characters that the encoding of stdout or stderr lacks are written as escapes."""
     for name in ("stdout", "stderr"):
         setattr(sys, name, _output(getattr(sys, name)))
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("codesign: interrupted", file=sys.stderr)
+        code = 130
     gc.freeze()  # nothing is searched for garbage on the way out
     sys.exit(code)
 
@@ -79,7 +83,7 @@ def _bringer(package: str | None) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code. Raises KeyboardInterrupt on Ctrl-C."""
     shadow = shadowed()
     if shadow:
         print(f"codesign: {shadow}", file=sys.stderr)
@@ -115,9 +119,6 @@ def run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 3
-    except KeyboardInterrupt:
-        print("codesign: interrupted", file=sys.stderr)
-        return 130
     except MemoryError:
         print(
             "codesign: this machine has too little free memory for it; close others, or ask for less", file=sys.stderr
