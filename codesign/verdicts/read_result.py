@@ -64,7 +64,7 @@ def read_result(path: Path) -> Result:
     except OSError as error:
         raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
     try:
-        found = parse_json(text)
+        found = parse_json(text.decode())
         version = found["schema_version"]
     except (ValueError, TypeError, KeyError):
         raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
@@ -117,6 +117,9 @@ def _contradictions(result: Result) -> Iterator[str]:
         yield "it has no seed"
     for evidence in result.evidence:
         yield from _of_evidence(evidence)
+    places = Counter((f.metric, f.variant, f.at, f.workload, f.tensors) for f in result.figures)
+    if twice := next((place for place, times in places.items() if times > 1), None):
+        yield f"it has two figures of {', '.join(str(x) for x in twice if x not in (None, ''))}"
     names = [plot.name.lower() for evidence in result.evidence for plot in evidence.plots]
     if twice := next((name for name, times in Counter(names).items() if times > 1), ""):
         yield f"two plots have the name `{twice}`"
@@ -144,6 +147,9 @@ def _of_evidence(evidence: Evidence) -> Iterator[str]:
     named = [f.metric for f in evidence.figures] + [c.metric for t in tables for c in t.columns if c.metric]
     if unknown := [name for name in named if name not in metrics()]:
         yield f"`{unknown[0]}` in `{evidence.source}` is no metric"
+    for figure in evidence.figures:
+        if any(f.low is not None and f.high is not None and f.low > f.high for f in (figure, *figure.alternatives)):
+            yield f"an interval of `{figure.metric}` in `{evidence.source}` ends before it starts"
     if any(len(table.headings) != len(table.rows) for table in tables):
         yield f"a table of `{evidence.source}` has more headings than names in a row, or fewer"
     for plot in evidence.plots:
