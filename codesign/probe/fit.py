@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations, islice
-from time import process_time
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class Fit(SpecSearch):
         have as much time as the search before, and those of two as much again. Raises Refusal if there is none."""
         later = self.budget_s
         current = self.search(self.start())
-        self.deadline = process_time() + self.budget_s
+        self.deadline = self.now + self.budget_s
         while not self.is_over:
             current = self.shorten(current)
             if not self.challenge(current):
@@ -62,10 +61,10 @@ class Fit(SpecSearch):
             elif shorter := self._shortest(current):
                 current = shorter
             else:
-                self.deadline, later = max(self.deadline, process_time() + later), 0.0
+                self.deadline, later = max(self.deadline, self.now + later), 0.0
                 if not self.challenge(current, pairs=True):
                     current = self.again(current)
-                elif process_time() > self.deadline:  # not all rivals were tried
+                elif self.now > self.deadline:  # not all rivals were tried
                     break
                 elif compared := self.check(current, outputs):
                     return current, compared
@@ -150,7 +149,7 @@ class Fit(SpecSearch):
     def check(self, current: Scored, outputs: int) -> int:
         """Compare a spec with the box on about as many further questions as asked for; return their number, or 0 if one
         differs, which then is in the pool. Its time is not that of the search."""
-        compared, began = 0, process_time()
+        compared, began = 0, self.now
         stock: list[Lines] = []
         while compared < outputs:
             if len(stock) < 3:
@@ -162,7 +161,7 @@ class Fit(SpecSearch):
             differs = np.flatnonzero(self.run(current.spec, lines) != d)[:32]
             if differs.size:
                 self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
-                self.deadline += process_time() - began
+                self.deadline += self.now - began
                 return 0
             some = slice(0, len(d) if compared < SOME[0] else SOME[1])
             self._exclude(lines.pick(some), d[some])

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from time import process_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +125,7 @@ class SpecSearch(Scoring):
         # A register explains C alone as fraction bits do, and is what hardware always has.
         deadline, current = self.deadline, first
         for allowed in (lambda h: "fraction_bits" not in h["stages"][0], lambda _: True):
-            self.deadline = min(deadline, process_time() + ALONE * self.budget_s)
+            self.deadline = min(deadline, self.now + ALONE * self.budget_s)
             current = self.descend(current, REACHES, alone, allowed)
         self.deadline = deadline
         return current.hypothesis
@@ -157,9 +156,9 @@ class SpecSearch(Scoring):
         """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
         scored: list[Scored] = []
         seen: set[str] = set()
-        left = self.deadline - process_time()
+        left = self.deadline - self.now
         for hypothesis in hypotheses:
-            if scored and self.deadline - process_time() < left * (1.0 - share):
+            if scored and self.deadline - self.now < left * (1.0 - share):
                 break
             key = json.dumps(hypothesis, sort_keys=True)
             if key not in seen and (x := self.score(hypothesis, which)) is not None:
