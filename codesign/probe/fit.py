@@ -52,7 +52,7 @@ class Fit(SpecSearch):
         of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals of one field
         have as much time as the search before, and those of two as much again. Raises Refusal if there is none."""
         later = self.budget_s
-        current = self.search(self.start())
+        current = self.begin()
         self.deadline = self.now + self.budget_s
         while not self.is_over:
             current = self.shorten(current)
@@ -96,12 +96,12 @@ class Fit(SpecSearch):
         except Refusal:
             if self.session.conflict:
                 raise
-            return self.search(self.start())
+            return self.begin()
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""
         self.weigh()
-        current = self.shorten(self.search(self.start()))
+        current = self.shorten(self.begin())
         self.alike = self.rivals(current)
         self.searched = len(self.session.experiments)
         return current

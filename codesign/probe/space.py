@@ -31,7 +31,7 @@ from codesign.probe.hypotheses import (
     range_of,
     stage_names,
 )
-from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, split, stand_ins, wide_register
+from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, shared, split, stand_ins, wide_register
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -133,8 +133,8 @@ class Space:
         yield from self._everywhere(hypothesis)
         yield from self.smaller(hypothesis)
         yield from dealt(hypothesis) if not near else ()
-        for other in (*stand_ins(hypothesis), *(split(hypothesis) if not near else ())):
-            yield ("stages",), other
+        others = (stand_ins,) if near else (stand_ins, split, shared)
+        yield from ((("stages",), other) for make in others for other in make(hypothesis))
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
@@ -145,8 +145,8 @@ class Space:
                         fields = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
                         one = {k: v for k, v in {**register, **fields}.items() if v}
                         yield self._set(hypothesis, ("stages", i, "result", j), one)
-            for other in regrouped(registers):
-                yield self._set(hypothesis, ("stages", i, "result"), other)
+            for fewer in regrouped(registers):
+                yield self._set(hypothesis, ("stages", i, "result"), fewer)
             if not registers:
                 for fmt in self.formats()[:3]:
                     for mode in ("nearest-even", "toward-zero"):
