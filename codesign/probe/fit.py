@@ -118,17 +118,18 @@ class Fit(SpecSearch):
     def challenge(self, current: Scored, pairs: bool = False) -> bool:
         """Ask questions on which rivals differ from a hypothesis; return whether it explains the answers.
 
-        `pairs`: rivals that differ in two fields are asked about as well. Directed searches have as much time as a search, and
-        take none from it; all together, DIRECTED times as much. `complete` tells whether that was enough.
+        `pairs`: rivals that differ in two fields are asked about as well. Directed searches take no time from others: all
+        together have DIRECTED times as much as a search. `complete` tells whether that was enough.
         """
         singles = self.rivals(current)
         both = self.paired(current, singles) if pairs else {}
         self.alike, self.complete, began = singles | both, True, self.now
-        end = began + min(self.budget_s, DIRECTED * self.budget_s - self.directed_s)
+        end = began + DIRECTED * self.budget_s - self.directed_s
         search = Directed(self.space, self.rng, self.fresh(QUESTIONS))
         self.searched = len(search.start.c)
         # With them, questions at random: what no neighbour explains shows here.
         asked = [search.start.pick(self.rng.permutation(self.searched)[: QUESTIONS // 4])]
+        brief = Directed(self.space, self.rng, asked[0])
         holds = True
         for generations in GENERATIONS:
             told: set[str] = set()
@@ -140,7 +141,8 @@ class Fit(SpecSearch):
                 if not self.complete or known in self.untold:
                     continue
                 self.tried += 1
-                if (lines := search.find(current.hypothesis, rival, generations)) is not None:
+                which = brief if generations and key in both else search
+                if (lines := which.find(current.hypothesis, rival, generations)) is not None:
                     asked.append(lines.pick(slice(0, 3)))
                     told.add(key)
                 elif generations:
