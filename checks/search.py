@@ -11,7 +11,8 @@ through the portable engine, those of integers through exact integers where doub
 through the interpreter of specs (`lines`). Compilers take a hundred times longer than the rest: one example in `--every`
 becomes C at -O1 and, with `--gpu`, CUDA by the route that `matmul` takes, compiled quickly; in one round of ten both are
 compiled as users compile them. The C model for benches (isa_model/c_golden) is compiled for 16 examples at once, half of them.
-A difference is recorded with the instruction, its operands' kind, seed and steps, and is not shrunk.
+A difference is recorded with the instruction, its operands' kind, seed and steps, and is not shrunk. One of the C model has
+all instructions that were compiled together, because their operands are drawn one after the other.
 """
 
 from __future__ import annotations
@@ -175,7 +176,14 @@ class Search:
                 self.left["C model"] += len(held)
                 return
             except Exception as error:
-                self.differences.append({"engine": "C model", "error": f"{type(error).__name__}: {error}"[:4000]})
+                about = {
+                    "specs": [spec.model_dump_json(exclude_defaults=True) for spec in held],
+                    "kind": kind,
+                    "seed": of_operands,
+                }
+                text = f"{type(error).__name__}: {error}"
+                text = text if len(text) < 1000 else f"{text[:500]} ... {text[-500:]}"
+                self.differences.append({**about, "engine": "C model", "error": text})
         self.compared["C model"] += len(held)
 
 
