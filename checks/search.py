@@ -18,7 +18,6 @@ all instructions that were compiled together, because their operands are drawn o
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -55,7 +54,7 @@ from isa_model.engines import cpu, cuda, integers, launch, lines, portable  # no
 from isa_model.engines.plan import Unsupported  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.matmul import factors  # noqa: E402
-from isa_model.output_files import json_lines, typed, write_file  # noqa: E402
+from isa_model.output_files import head, json_lines, typed, write_file  # noqa: E402
 from isa_model.sparse import checked  # noqa: E402
 
 KINDS: dict[str, Callable[[], Any]] = {
@@ -302,9 +301,7 @@ def main() -> int:
     finally:
         shutil.rmtree(cache, ignore_errors=True)
         row = {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "commit": at,
-            "command": typed("python checks/search.py", *sys.argv[1:]),
+            **head(typed("python checks/search.py", *sys.argv[1:]), at),
             "machine": about,
             "wall_seconds": round(time.monotonic() - start),
             "total": counts["examples"].total(),
@@ -314,8 +311,8 @@ def main() -> int:
         }
         if options.record and row["total"]:
             before = json.loads(options.record.read_text(encoding="utf-8")) if options.record.exists() else {"rows": []}
-            head = {"what": "random instructions compared with the golden model, by engine (checks/search.py)"}
-            write_file(options.record, json_lines({**head, "rows": [*before["rows"], row]}))
+            what = "random instructions compared with the golden model, by engine (checks/search.py)"
+            write_file(options.record, json_lines({"what": what, "rows": [*before["rows"], row]}))
     compared = ", ".join(f"{n:,} {name}" for name, n in counts["compared"].items())
     print(f"{counts['examples'].total():,} examples ({compared}): {len(differences)} differences")
     return bool(differences)
