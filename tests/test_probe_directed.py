@@ -156,3 +156,13 @@ def test_terms_move_from_one_stage_to_the_next():
     assert two in list(shared(one))
     back = {"stages": [{"terms": 2}, {"terms": 2, **cut}]}
     assert {"stages": [{"terms": 4}, {"terms": 1, **cut}]} in list(shared(back))
+
+
+def test_fraction_bits_change_with_the_place_of_the_running_value_and_of_zeros():
+    """A sum with two fraction bits more, an offset of two and zeros two exponents higher cuts C at the same place."""
+    last = {"terms": 4, "accumulator": {"offset": 2}, "fraction_bits": 13, "rounding": "down", "zero_exponent": -19}
+    wanted = {**last, "accumulator": True, "fraction_bits": 11, "zero_exponent": -21}
+    result = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
+    space = Space(Signature(load(VOLTA)))
+    near = [hypothesis for _, hypothesis in space.neighbours({"stages": [last | result]}, 0)]
+    assert {"stages": [wanted | result]} in near

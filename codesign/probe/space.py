@@ -23,6 +23,7 @@ from codesign.probe.box import Signature
 from codesign.probe.hypotheses import (
     Data,
     Path,
+    at,
     changed,
     format_of,
     mantissa_bits,
@@ -250,9 +251,21 @@ class Space:
                             kept.pop("fraction_bits", None)
                             for offset in (-2, -1, 1, 2):
                                 yield path, self._set(one[1], (*path, "accumulator"), kept | {"offset": offset})[1]
+                            yield path, self._lifted(one[1], path, other - now)
                         if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
                             moved_with = value["zero_exponent"] + other - now
                             yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]
+
+    def _lifted(self, hypothesis: Data, path: Path, steps: int) -> Data:
+        """Return a hypothesis whose running value and zeros are cut where they were, with some fraction bits more."""
+        stage = at(hypothesis, path)
+        own = dict(stage["accumulator"]) if isinstance(stage["accumulator"], dict) else {}
+        own["offset"] = own.get("offset", 0) + steps
+        if not own["offset"]:
+            del own["offset"]
+        lifted = changed(hypothesis, (*path, "accumulator"), own or True)
+        zero = stage.get("zero_exponent")
+        return lifted if zero is None else changed(lifted, (*path, "zero_exponent"), zero + steps)
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""
