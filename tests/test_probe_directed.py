@@ -9,7 +9,7 @@ from codesign.probe import fit
 from codesign.probe.box import Refusal, Session, Signature, answers
 from codesign.probe.boxes import SpecBox
 from codesign.probe.certificate import probe
-from codesign.probe.directed import WIDE, Directed, lenses
+from codesign.probe.directed import WIDE, Aims, Directed, lenses
 from codesign.probe.fit import Fit
 from codesign.probe.hypotheses import changed
 from codesign.probe.questions import adversarial, mutated
@@ -166,3 +166,13 @@ def test_fraction_bits_change_with_the_place_of_the_running_value_and_of_zeros()
     space = Space(Signature(load(VOLTA)))
     near = [hypothesis for _, hypothesis in space.neighbours({"stages": [last | result]}, 0)]
     assert {"stages": [wanted | result]} in near
+
+
+def test_sums_at_the_end_of_fp64_are_searched():
+    """Powers of two beyond FP64 are left out: a box of FP64 is searched without a warning."""
+    space, rng = Space(Signature(load("ampere.mma.m8n8k4.f64.f64.f64.f64"))), np.random.default_rng(1)
+    last = {"terms": 1, "accumulator": True, "result": [{"format": "fp64", "rounding": "nearest-even"}]}
+    sums = space.spec({"stages": [last]})
+    lines, aims = adversarial(space.signature, rng, 600), Aims(space.signature, rng, {"stages": [last]}, sums)
+    assert np.isfinite(aims.wanted(lines)).all()
+    assert aims.near(lines).c.shape == lines.c.shape

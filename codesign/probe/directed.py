@@ -286,12 +286,13 @@ class Aims:
         rng, now = self.rng, values_of(FORMATS["fp64"], Batch(*lines).dots(self.sums))
         now = np.where(np.isfinite(now), now, 0.0)
         about = np.frexp(now)[1] - 1
-        any_power = rng.choice([-1.0, 1.0], now.shape) * np.ldexp(1.0, about + rng.integers(-40, 12, now.shape))
+        how = rng.random(now.shape)
         with np.errstate(all="ignore"):
+            any_power = rng.choice([-1.0, 1.0], now.shape) * np.ldexp(1.0, about + rng.integers(-40, 12, now.shape))
             unit = np.ldexp(1.0, about - rng.choice(self.bits, now.shape))
             lacks = (np.rint(now / unit) + rng.integers(-1, 2, now.shape)) * unit - now
-        how = rng.random(now.shape)
-        return np.where(how < 0.2, any_power, np.where((how < 0.8) & np.isfinite(lacks), lacks, -now))
+        wanted = np.where(how < 0.2, any_power, np.where(how < 0.8, lacks, -now))
+        return np.where(np.isfinite(wanted), wanted, -now)
 
     def closing(self, lines: Lines) -> Codes:
         """Return codes of C (L,) that bring the sums there, half of them with other last bits."""
@@ -316,19 +317,19 @@ class Aims:
         )
         at = least + (self.rng.random(e.shape) * (most - least + 1)).astype(np.int64)
         fits = least <= most
-        x = np.where(fits, codes_a[np.clip(at, 0, len(codes_a) - 1)], spec.a.zero_code)
-        y = np.where(fits, codes_b[np.clip(e - low_a - at - low_b, 0, len(codes_b) - 1)], spec.b.zero_code)
+        x = np.where(fits, codes_a[np.clip(at, 0, len(codes_a) - 1)], np.uint64(spec.a.zero_code))
+        y = np.where(fits, codes_b[np.clip(e - low_a - at - low_b, 0, len(codes_b) - 1)], np.uint64(spec.b.zero_code))
         negative = fits & (wanted < 0)
         if sign_bit(spec.a):
-            x = np.where(negative, x | sign_bit(spec.a), x)
+            x = np.where(negative, x | np.uint64(sign_bit(spec.a)), x)
         elif sign_bit(spec.b):
-            y = np.where(negative, y | sign_bit(spec.b), y)
+            y = np.where(negative, y | np.uint64(sign_bit(spec.b)), y)
         return x.astype(code_dtype(spec.a)), y.astype(code_dtype(spec.b))
 
 
-def _table(fmt: Format) -> tuple[int, NDArray[np.int64]]:
+def _table(fmt: Format) -> tuple[int, NDArray[np.uint64]]:
     """Return the least exponent of a format's powers of two, and the codes of all, in order."""
     if fmt.kind != "float":
-        return 0, np.zeros(1, np.int64)
+        return 0, np.zeros(1, np.uint64)
     known = powers(fmt)
-    return min(known), np.array([known.get(e, fmt.zero_code) for e in range(min(known), max(known) + 1)])
+    return min(known), np.array([known.get(e, fmt.zero_code) for e in range(min(known), max(known) + 1)], np.uint64)
