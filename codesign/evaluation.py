@@ -150,15 +150,12 @@ class SideBySide(Comparison):
 def _value(entry: ComparedProposal, axis: str) -> str:
     """Return a proposal's figure on an axis with its interval; a dash for none."""
     from codesign.figures.metric import metric_named
-    from codesign.report.tables import number
+    from codesign.report.tables import with_ends
 
     if axis not in entry.values:
         return "—"
     unit = "1" if axis_of(axis).over_software else metric_named(axis).unit
-    value, low, high = entry.values[axis], entry.low.get(axis), entry.high.get(axis)
-    if value is None or low is None or low == high:
-        return number(value, unit)
-    return f"{number(value, unit)} [{number(low, unit)}, {'∞' if high is None else number(high, unit)}]"
+    return with_ends(entry.values[axis], entry.low.get(axis), entry.high.get(axis), unit)
 
 
 def _frame(rows: list[Row]) -> pandas.DataFrame:

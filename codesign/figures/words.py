@@ -50,5 +50,8 @@ def with_interval(figure: Figure) -> str:
     """Return a finite figure and its interval with two digits."""
     if figure.low is None and figure.high is None:
         return f"{figure.value:.2g} (no interval)"
-    low, high = ("∞" if end is None else f"{end:.2g}" for end in (figure.low, figure.high))
+    low, high = (
+        "-∞" if figure.low is None else f"{figure.low:.2g}",
+        "∞" if figure.high is None else f"{figure.high:.2g}",
+    )
     return f"{figure.value:.2g} [{low}, {high}]"

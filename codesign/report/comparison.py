@@ -15,7 +15,7 @@ from codesign.figures.figure import Plot, Series
 from codesign.figures.metric import metric_named
 from codesign.figures.strips import Mark, Strip, StripPlot, strips
 from codesign.figures.words import listed
-from codesign.report.tables import number, shade_of
+from codesign.report.tables import number, shade_of, with_ends
 from codesign.report.write import environment
 from codesign.verdicts.compare import Against, ComparedProposal, Comparison, axis_of
 from isa_model.output_files import write_folder
@@ -67,7 +67,7 @@ def cell(entry: ComparedProposal, axis: str) -> Cell:
     if axis not in entry.values:
         return Cell("—")
     metric, over = metric_named(axis), axis_of(axis).over_software
-    figure = _with_ends(entry.values[axis], entry.low.get(axis), entry.high.get(axis), "1" if over else metric.unit)
+    figure = with_ends(entry.values[axis], entry.low.get(axis), entry.high.get(axis), "1" if over else metric.unit)
     ratio = entry.against.get(axis)
     if ratio is None:
         return Cell(figure)
@@ -75,16 +75,7 @@ def cell(entry: ComparedProposal, axis: str) -> Cell:
     shade = shade_of(log2(bad) if 0 < bad < inf else inf if bad else -inf)
     if over or metric.comparison == "none":
         return Cell(f"×{figure}", "", shade)  # the figure is the ratio
-    return Cell(figure, f"×{_with_ends(ratio.value, ratio.low, ratio.high, '1')}", shade)
-
-
-def _with_ends(value: float | None, low: float | None, high: float | None, unit: str) -> str:
-    text = number(value, unit)
-    if value is None or (high is not None and number(low, unit) == text == number(high, unit)):
-        return text
-    if low is None:
-        return f"{text} (no interval)"
-    return f"{text} [{number(low, unit)}, {'∞' if high is None else number(high, unit)}]"
+    return Cell(figure, f"×{with_ends(ratio.value, ratio.low, ratio.high, '1')}", shade)
 
 
 def _worse(axis: str, ratio: Against) -> float:

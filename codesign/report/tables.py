@@ -36,15 +36,17 @@ SHADES = (log2(1.02), log2(1.25), 1.0)
 def interval(figure: Figure) -> str:
     """Return a figure's value, and its interval if that has any width; a ratio has no unit."""
     unit = "1" if "; ratio to " in figure.source else metric_named(figure.metric).unit
-    if figure.value is None:
-        return "not finite"
-    if figure.low is None and figure.high is None:
-        return f"{number(figure.value, unit)} (no interval)"
-    if figure.low == figure.value == figure.high:
-        return number(figure.value, unit)
-    low = "-∞" if figure.low is None else number(figure.low, unit)
-    high = "∞" if figure.high is None else number(figure.high, unit)
-    return f"{number(figure.value, unit)} [{low}, {high}]"
+    return with_ends(figure.value, figure.low, figure.high, unit)
+
+
+def with_ends(value: float | None, low: float | None, high: float | None, unit: str) -> str:
+    """Return a value with its interval if that has any width; None as an end is infinite, as both ends no interval."""
+    text = number(value, unit)
+    if value is None or low == value == high:
+        return text
+    if low is None and high is None:
+        return f"{text} (no interval)"
+    return f"{text} [{'-∞' if low is None else number(low, unit)}, {'∞' if high is None else number(high, unit)}]"
 
 
 Names = tuple[str, ...]

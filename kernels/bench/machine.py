@@ -227,6 +227,8 @@ def memory_constants(gpu: Gpu) -> Iterator[Constant]:
         count = np.int64(reads * held)
         bulk = partial(gpu.launch, source.TMA_READ, gpu.sms, 32, buffer, count, np.int64(held), shared=shared)
         yield gbps(f"tma-{name}-read", reads * buffer.numel(), how, bulk)
+    bulk = partial(gpu.launch, source.TMA_READ, 1, 32, small, np.int64(held), np.int64(held), shared=shared)
+    yield gbps("tma-l2-read-alone", SMALL, f"{how}, in one SM alone", bulk)
     for size in TMA_SIZES:
         for place in ("memory", "l2"):
             yield _tma_latency(gpu, large, size, place)

@@ -93,8 +93,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
     // Producers: one thread for the copies, and one warp for B's block scales, whose pitch bulk copies do not support. Further
     // warps unpack B.
     if (WGS == 2) fewer_registers<UNPACKERS ? 256 - MATH_REGISTERS : 40>();
-    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
-    if (warp == MATH / 32 && elected()) {
+    const int warp = ELECTED ? __shfl_sync(~0u, threadIdx.x / 32, 0) : threadIdx.x / 32;
+    if (ELECTED ? warp == MATH / 32 && elected() : threadIdx.x == MATH) {
       const int rank = SHARE ? cluster_rank() : 0;
       // Where a step of B starts: packed weights are stored step by step, and copied as rows of 16 columns.
       const auto x_b = [](int k) { return SLOTS ? 0 : k * 128; };
