@@ -11,13 +11,13 @@ through the portable engine, those of integers through exact integers where doub
 through the interpreter of specs (`lines`). Compilers take a hundred times longer than the rest: one example in `--every`
 becomes C at -O1 and, with `--gpu`, CUDA by the route that `matmul` takes, compiled quickly; in one round of ten both are
 compiled as users compile them. The C model for benches (isa_model/c_golden) is compiled for 16 examples at once, half of them.
-A difference is recorded with the instruction, its operands' kind, seed and steps, and is not shrunk.
+A difference is recorded with the instruction, its operands' kind, seed and steps, and is not shrunk. One of the C model has
+all instructions that were compiled together, because their operands are drawn one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -54,7 +54,7 @@ from isa_model.engines import cpu, cuda, integers, launch, lines, portable  # no
 from isa_model.engines.plan import Unsupported  # noqa: E402
 from isa_model.instruction import Instruction  # noqa: E402
 from isa_model.matmul import factors  # noqa: E402
-from isa_model.output_files import json_lines, typed, write_file  # noqa: E402
+from isa_model.output_files import head, json_lines, typed, write_file  # noqa: E402
 from isa_model.sparse import checked  # noqa: E402
 
 KINDS: dict[str, Callable[[], Any]] = {
@@ -175,7 +175,14 @@ class Search:
                 self.left["C model"] += len(held)
                 return
             except Exception as error:
-                self.differences.append({"engine": "C model", "error": f"{type(error).__name__}: {error}"[:4000]})
+                about = {
+                    "specs": [spec.model_dump_json(exclude_defaults=True) for spec in held],
+                    "kind": kind,
+                    "seed": of_operands,
+                }
+                text = f"{type(error).__name__}: {error}"
+                text = text if len(text) < 1000 else f"{text[:500]} ... {text[-500:]}"
+                self.differences.append({**about, "engine": "C model", "error": text})
         self.compared["C model"] += len(held)
 
 
@@ -294,9 +301,7 @@ def main() -> int:
     finally:
         shutil.rmtree(cache, ignore_errors=True)
         row = {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "commit": at,
-            "command": typed("python checks/search.py", *sys.argv[1:]),
+            **head(typed("python checks/search.py", *sys.argv[1:]), at),
             "machine": about,
             "wall_seconds": round(time.monotonic() - start),
             "total": counts["examples"].total(),
@@ -306,8 +311,8 @@ def main() -> int:
         }
         if options.record and row["total"]:
             before = json.loads(options.record.read_text(encoding="utf-8")) if options.record.exists() else {"rows": []}
-            head = {"what": "random instructions compared with the golden model, by engine (checks/search.py)"}
-            write_file(options.record, json_lines({**head, "rows": [*before["rows"], row]}))
+            what = "random instructions compared with the golden model, by engine (checks/search.py)"
+            write_file(options.record, json_lines({"what": what, "rows": [*before["rows"], row]}))
     compared = ", ".join(f"{n:,} {name}" for name, n in counts["compared"].items())
     print(f"{counts['examples'].total():,} examples ({compared}): {len(differences)} differences")
     return bool(differences)

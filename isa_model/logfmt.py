@@ -80,18 +80,14 @@ def _round(function: Any, bits: int, tiles: Float64, ends: Sequence[Float64] | N
     least, around = np.exp(minimum) / 2, np.empty((2, *tiles.shape))
     with np.errstate(divide="ignore"):
         np.log(magnitude, out=around[0])  # of zero, -inf
-
-    def call(of_tiles: Float64, *pointers: int | None) -> None:
-        function(
-            *map(ctypes.c_long, tiles.shape),
-            *(ctypes.c_void_p(x.ctypes.data) for x in (of_tiles, step)),
-            ctypes.c_double((1 << (bits - 1)) - 2),
-            *(ctypes.c_void_p(x) for x in (*(x.ctypes.data for x in around), *pointers)),
-        )
-
-    call(minimum, None, None)
+    sizes = [ctypes.c_long(size) for size in tiles.shape]
+    of_minimum, of_step, of_least, *of_numbers = (
+        ctypes.c_void_p(x.ctypes.data) for x in (minimum, step, least, tiles, rounded)
+    )
+    shared = of_step, ctypes.c_double((1 << (bits - 1)) - 2), *(ctypes.c_void_p(x.ctypes.data) for x in around)
+    function(*sizes, of_minimum, *shared, None, None)
     np.exp(around, out=around)
-    call(least, tiles.ctypes.data, rounded.ctypes.data)
+    function(*sizes, of_least, *shared, *of_numbers)
 
 
 class _Nearest(NamedTuple):

@@ -169,7 +169,9 @@ def logarithmic(step: Step, x: NDArray[Any]) -> NDArray[np.float64]:
     assert step.logfmt is not None
     assert step.group is not None
     length = step.group[1]
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, -x.shape[1] % length)))
+    padded = x.astype(np.float64)
+    if short := -x.shape[1] % length:
+        padded = np.pad(padded, ((0, 0), (0, short)))
     tiles = round_log(step.logfmt, padded.reshape(-1, length))
     return tiles.reshape(padded.shape)[:, : x.shape[1]]
 

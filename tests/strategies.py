@@ -313,7 +313,8 @@ def codes(fmt, rng, shape, kind):
         top = 1 << fmt.mantissa_bits
         ends = [x << fmt.low_padding for x in (0, 1, 2, top - 1, top >> 1, (top >> 1) - 1)]
         special = rng.choice(np.array(ends, "u8"), shape).astype(dtype)
-        return np.where(rng.random(shape) < {"bits": 0, "ends": 1, "sparse": 0.5}.get(kind, 0.2), special, bits)
+        result = np.where(rng.random(shape) < {"bits": 0, "ends": 1, "sparse": 0.5}.get(kind, 0.2), special, bits)
+        return np.where(rng.random(shape) < 0.6, dtype.type(0), result) if kind == "zeros" else result
     if kind == "bits" or fmt.kind == "table":
         return np.where(rng.random(shape) < 0.6, fmt.zero_code, bits) if kind == "sparse" and fmt.zero else bits
     exponent_all = (1 << fmt.exponent_bits) - 1

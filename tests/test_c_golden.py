@@ -17,6 +17,7 @@ from isa_model import InputError, conformance, golden, load
 from isa_model.c_golden import source
 from isa_model.c_golden.source import levels
 from isa_model.engines.c_library import NoCompiler, compiler
+from isa_model.formats import Format
 from isa_model.instruction import Instruction
 from isa_model.library import catalogue
 
@@ -122,6 +123,24 @@ def test_recorded_outputs_of_a_chip_are_reproduced(monkeypatch, tmp_path):
     results = list(conformance.conform("hopper", file))
     assert sum(r.outputs for r in results) == 50_176
     assert not [r for r in results if r.mismatches]
+
+
+@pytest.mark.parametrize("bias", [1061, -900])
+@pytest.mark.parametrize("onto", ["products", "pair"])
+def test_the_register_of_scales_may_lie_far_from_every_scale(bias, onto):
+    """Scales near 1 that are rounded to a register near 2^-1060 or 2^900, which saturates, give golden bits."""
+    register = Format(name="far", exponent_bits=3, mantissa_bits=13, bias=bias, overflow="saturate")
+    fp32 = {"format": "fp32", "rounding": "nearest-even"}
+    stages = {"pair": {"terms": 2}, "sum": {"terms": 2, "accumulator": True, "result": fp32}}
+    scale = {
+        "a": {"group": [1, 4], "format": "e4m3"},
+        "b": {"group": [4, 1], "format": "e4m3"},
+        "product": {"format": register, "rounding": "toward-zero"},
+        "onto": onto,
+    }
+    body = {"a": "e4m3", "b": "e4m3", "accumulator": "fp32", "shape": {"m": 1, "n": 1, "k": 4}, "scale": scale}
+    spec = Instruction.model_validate({**body, "stages": stages})
+    assert_equal([spec], compiled(spec), 1, "like", 8)
 
 
 def test_the_text_is_strict_c99(tmp_path):

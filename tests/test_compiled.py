@@ -175,6 +175,48 @@ def test_groups_of_scales_may_lie_across_the_chunks_of_k(quick_to_compile, onto,
 
 
 @needs_compiler
+@pytest.mark.parametrize("scale", ["int4", "uint4", "ue8m0"])
+@pytest.mark.parametrize("opposing", ["negate", "complement"])
+def test_a_scale_gives_a_zero_product_of_integers_its_sign(quick_to_compile, scale, opposing):
+    """-1 * 1 * 0 is -0, 0 * -1 * 1 is +0. The sign shows in a sum of zeros, or as a unit where opposing terms are inverted."""
+    fp32 = {"format": "fp32", "rounding": "nearest-even"}
+    window = {"fraction_bits": 6, "rounding": "toward-zero", "opposing": "complement"}
+    sign_counts = {"zero": "ieee"} if opposing == "negate" else window
+    stages = {"sum": {"terms": 2, "accumulator": True, "result": fp32, **sign_counts}}
+    one = {"m": 1, "n": 1, "k": 2}
+    spec = one_product(a="int4", b="int4", shape=one, stages=stages, scale={"a": {"group": [1, 2], "format": scale}})
+    a = np.array([[x, y] for x in (0, 1, 15) for y in (0, 1, 15)] * 2, np.uint8)
+    b, c = np.array([[1, 1, 15], [1, 15, 0]], np.uint8), np.zeros((18, 3), np.uint32)
+    c[::2] = np.float32(-0.0 if opposing == "negate" else 1).view(np.uint32)
+    scales = {"scale_a": (np.arange(18)[:, None] // 9 + 127 * (scale == "ue8m0")).astype(np.uint8)}
+    reference = matmul(spec, a, b, c, engine="golden", **scales).view(np.uint32)
+    assert Plan(spec).scales_fold == (scale == "ue8m0")  # which has neither a sign nor a zero
+    for engine in (portable, cpu):
+        assert np.array_equal(engine.matmul(spec, a, b, c, **scales), reference)
+
+
+@needs_compiler
+@pytest.mark.parametrize("onto", ["products", "pairs"])
+@pytest.mark.parametrize("operand", ["int32", "e8m26"])
+def test_a_scaled_zero_has_the_sign_of_the_whole_sum(quick_to_compile, operand, onto):
+    """A sum wider than a double has parts of both signs, yet times a scale of zero, or zero times a negative scale, has one."""
+    fp32 = {"format": "fp32", "rounding": "nearest-even"}
+    ieee = {"zero": "ieee"}
+    stages = {"pairs": {"terms": 2, **ieee}, "sum": {"terms": 1, "accumulator": True, "result": fp32, **ieee}}
+    scale = {"a": {"group": [1, 2], "format": "e4m3"}, "onto": onto}
+    one = {"m": 1, "n": 1, "k": 2}
+    spec = one_product(a=operand, b=operand, shape=one, stages=stages, scale=scale)
+    assert not Plan(spec).fused_products
+    a, b, c, _ = operands(spec, 1, "sparse", m=32, n=8, steps=1)
+    c[:] = 1 << 31
+    scales = {"scale_a": np.array([[0x00], [0x80], [0x38], [0xB8]] * 8, np.uint8)}  # 0, -0, 1, -1
+    reference = matmul(spec, a, b, c, engine="golden", **scales).view(np.uint32)
+    assert {0, 1 << 31} < set(reference.ravel().tolist())
+    for engine in (portable, cpu):
+        assert np.array_equal(engine.matmul(spec, a, b, c, **scales), reference)
+
+
+@needs_compiler
 def test_a_sum_of_several_products_is_not_rounded_before_c_joins_it(quick_to_compile):
     """2**16 + 2**-7 + 2**-8 lies halfway between two FP32 numbers; a C of -2**-60 decides, though no double holds all of it."""
     fp32 = {"format": "fp32", "rounding": "nearest-even"}

@@ -542,21 +542,6 @@ def test_scaled_questions_reach_the_bottom_of_d(seed, zero_exponent):
     assert (answers(spec, lines) != answers(other, lines)).any()
 
 
-def test_a_rival_that_the_last_check_tells_apart_is_no_rival():
-    """Answers of the last check exclude other specs that the search found alike, each with its question."""
-    box = hidden(VOLTA)
-    fit = Fit(Session(box), seed=1)
-    fit.ask_all()
-    found = fit.search(fit.start())
-    rival = json.loads(json.dumps(found.hypothesis))
-    rival["stages"][-1]["result"][-1]["rounding"] = "nearest-even"
-    fit.alike = {"same": ((), found.hypothesis), "other": (("stages",), rival)}
-    assert fit.check(found, 300) >= 300
-    assert set(fit.alike) == {"same"}
-    assert fit.session.experiments[-1] == "last check"
-    assert answers(fit.space.spec(rival), fit.session.pool)[-1] != fit.session.d[-1]
-
-
 def test_pairs_of_products_show_how_many_bits_inner_sums_keep():
     """Two products of one inner sum lead to no more bits than its register has: a narrow inner register is tried at once."""
     data = load(VOLTA).model_dump(mode="json", exclude_none=True)

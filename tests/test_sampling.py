@@ -6,7 +6,7 @@ import pytest
 from codesign.evidence.numerics.errors import errors_of
 from codesign.evidence.numerics.jobs import Job, run, run_together
 from codesign.evidence.numerics.lines import drawn
-from codesign.evidence.numerics.source import figures_of
+from codesign.evidence.numerics.source import _figures_of_jobs, figures_of
 from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
 from codesign.proposal.flows import NOTHING
@@ -300,6 +300,35 @@ def test_a_path_with_tokens_along_k_is_not_taken_for_one_with_features():
     for job, mine in zip(jobs, (along, across), strict=True):
         assert np.array_equal(mine.total2, run(job)[0].total2)
     assert (along.quantisation2 != across.quantisation2).all()
+
+
+def test_gemms_that_share_figures_keep_their_names():
+    """Figures of GEMMs that are drawn and computed alike differ in their workload alone."""
+    made = proposal()
+    jobs = [
+        Job(
+            Gemm(name, 64, 64, 256, "activation", "weight", False, ""), "normal", SOME, made.rule, tuple(variants(made))
+        )
+        for name in ("first", "second")
+    ]
+    figures = _figures_of_jobs(("software",), jobs)
+    assert [{f.workload for f in own} for own in figures] == [{"first"}, {"second"}]
+    first, second = ([f.model_copy(update={"workload": ""}) for f in own] for own in figures)
+    assert first == second
+
+
+def test_variants_of_the_same_errors_have_the_same_figures_and_ratios_of_one():
+    """Variants that share errors share intervals; the ratio of one to another is exactly 1."""
+    made = proposal()
+    today, software = (c for c in variants(made) if c.variant in ("today", "software"))
+    ((gemm, source), *_) = made.trials
+    (errors,) = run(Job(gemm, source, SOME, made.rule, (today,)))
+    figures = list(figures_of(gemm.name, source, (today, software), (errors, errors), ("software",)))
+    pairs = zip(figures[: len(figures) // 2], figures[len(figures) // 2 :], strict=True)
+    assert all((x.metric, x.value, x.low, x.high) == (y.metric, y.value, y.low, y.high) for x, y in pairs)
+    assert {f.ratios["software"] for f in figures if f.variant == "today" and f.metric == "numerics.total_error"} == {
+        (1, 1)
+    }
 
 
 def test_long_sums_are_sampled_in_fewer_lines():

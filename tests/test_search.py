@@ -35,6 +35,17 @@ def test_a_wrong_bit_of_an_engine_is_found(monkeypatch):
     assert {"spec", "kind", "seed", "steps", "where", "code", "golden"} <= set(rows[0])
 
 
+def test_a_wrong_bit_of_the_c_model_is_found(monkeypatch):
+    """A difference of the C model has every instruction of that model, the operands' kind and seed, and both codes."""
+    monkeypatch.setattr(search, "compiled", lambda *specs: lambda which, a, *others: [1 << 40] * len(a))
+    rows = [row for row in found(0)["differences"] if row["engine"] == "C model"]
+    assert len(rows) == 1
+    assert {"specs", "kind", "seed"} < set(rows[0])
+    assert len(rows[0]["specs"]) == 12
+    assert search.Instruction.model_validate_json(rows[0]["specs"][0]).name == "random"
+    assert "C 0x10000000000, Python 0x" in rows[0]["error"]
+
+
 @pytest.mark.parametrize("number", [2, 5])
 def test_rounds_of_integers_and_of_sparse_instructions_take_their_turn(number):
     """Rounds draw each kind of instruction in turn."""

@@ -366,14 +366,28 @@ def figures(
     Figures also get their ratio to each variant in `bases` (for levels in dB, the difference). Without `enough` outputs no
     figure has an interval.
     """
+    known: dict[tuple[int, ...], Ends | None] = {}  # by the estimates, which variants may share
+
+    def interval(metric: str, *estimates: Estimate) -> Ends | None:
+        """Return the interval of an estimate, or of a first one relative to a second."""
+        about = tuple(map(id, estimates))
+        if about not in known:
+            mine, *base = estimates
+            if not base:
+                known[about] = mine.interval(level)
+            elif metric_named(metric).unit == "dB":
+                known[about] = difference(mine, base[0], level)
+            else:
+                known[about] = mine.over(base[0], level)[1]
+        return known[about]
+
     for (variant, at), metrics in found.items():
         for metric, mine in metrics.items():
-            ends = (mine.interval(level) if enough else None) or (inf, inf)
+            ends = (interval(metric, mine) if enough else None) or (inf, inf)
             ratios = {}
             for base in bases:
                 if base != variant and (base, None) in found:
-                    other, decibels = found[base, None][metric], metric_named(metric).unit == "dB"
-                    apart = difference(mine, other, level) if decibels else mine.over(other, level)[1]
+                    apart = interval(metric, mine, found[base, None][metric])
                     apart = (apart if enough or apart == (1.0, 1.0) else None) or (inf, inf)
                     ratios[base] = (finite(apart[0]), finite(apart[1]))
             yield Figure(

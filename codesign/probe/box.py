@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import combinations, islice
+from time import process_time
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -193,6 +194,8 @@ class Session:
     """Number of questions put to the box, those asked twice and those of the last check included."""
     rounds: int = 0
     """Number of times that the box was called."""
+    box_s: float = 0.0
+    """Seconds of processor time that the box took in this process."""
     conflict: tuple[Lines, Lines, list[int]] | None = None
     """Two questions that every spec answers alike, mostly one asked twice, and the box's two answers."""
 
@@ -207,7 +210,9 @@ class Session:
         """Return the box's answers, without keeping them."""
         self.asked += len(lines.c)
         self.rounds += 1
+        began = process_time()
         d = self.box.ask(lines)
+        self.box_s += process_time() - began
         if d.shape != lines.c.shape:
             raise Refusal(f"the box returned {d.shape} for {len(lines.c)} questions")
         return self._with_one_nan(d)

@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "sums": "Products near each other, of which an exchange does not change D.",
     "variations": "Variations of questions that the best spec so far did not explain.",
     "disagreement": "Questions on which hypotheses that explained all answers so far give different ones.",
+    "directed": "Questions found by a directed search on which the spec and one of its rivals differ.",
     "last check": "Questions of every kind, answered otherwise than the spec or one of its rivals says.",
     "recorded": "Recorded vectors.",
 }

@@ -1,7 +1,8 @@
 """The fit: a spec that explains the answers, then questions on which it and its neighbours disagree.
 
 1. `SpecSearch.search` finds a spec that explains every answer.
-2. `Fit.challenge` looks for questions on which the spec and its neighbours differ, and asks them, until none is left.
+2. `Fit.challenge` looks for questions on which the spec and its neighbours differ, at random and by directed searches
+   (directed.py), and asks them, until none is left.
 3. `Fit.check` asks many questions more; those that the spec does not answer as the box does lead back to 1.
 
 A spec that leaves one answer unexplained is no result: `Refusal` carries the nearest.
@@ -12,27 +13,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import combinations, islice
-from time import process_time
+from itertools import combinations
 
 import numpy as np
 
 from codesign.probe.box import Ended, Lines, Refusal
+from codesign.probe.directed import Directed
 from codesign.probe.hypotheses import Data, Path, moved, size
 from codesign.probe.questions import adversarial, mutated
 from codesign.probe.scoring import Scored
 from codesign.probe.search import SpecSearch
 from codesign.probe.structures import arranged, interleaved, rules_of, structures
-from isa_model.engines.lines import Batch
-from isa_model.float64 import Codes
 
 Rivals = dict[str, tuple[tuple[Path, ...], Data]]
 QUESTIONS = 3000
 """Questions searched at a time for one on which specs differ."""
-MOST_PAIRS = 60
-"""Rivals that differ in two fields and are kept, at most."""
-SOME = (20_000, 1000)
-"""Questions of the last check that rivals are run on: the first, and some of each 20,000 further."""
+MOST_LISTED = 60
+"""Rivals that differ in two fields and that a certificate lists, at most."""
+GENERATIONS = (0, 3, 20)
+"""Generations of a directed search without a step forward: for all rivals, then for those left, last for those of one field."""
+DIRECTED = 4
+"""Time of all directed searches, as a multiple of that of a search."""
 FEW = 30
 """Answers at most that one change may contradict, so that another might make up for it."""
 
@@ -47,14 +48,20 @@ class Fit(SpecSearch):
     """Reason why rivals were not asked; empty if they were."""
     searched: int = 0
     """Questions searched for one on which they differ."""
+    untold: set[tuple[str, str, int]] = field(default_factory=set)
+    """Directed searches that found nothing: the hypothesis, the rival, and how long they went on without a step forward."""
+    directed_s: float = 0.0
+    """Seconds of processor time that directed searches took."""
+    complete: bool = True
+    """False if the last directed search had no time for every rival."""
 
     def solve(self, outputs: int) -> tuple[Scored, int]:
         """Return the shortest hypothesis that no answer contradicts and no neighbour is left to tell from, and the number
-        of outputs that it was compared with in the end: 0 if the time ended before all rivals were asked. Rivals of one field
+        of outputs that it was compared with in the end: 0 if the time ended before all rivals were tried. Rivals of one field
         have as much time as the search before, and those of two as much again. Raises Refusal if there is none."""
         later = self.budget_s
-        current = self.search(self.start())
-        self.deadline = process_time() + self.budget_s
+        current = self.begin()
+        self.deadline = self.now + self.budget_s
         while not self.is_over:
             current = self.shorten(current)
             if not self.challenge(current):
@@ -62,10 +69,10 @@ class Fit(SpecSearch):
             elif shorter := self._shortest(current):
                 current = shorter
             else:
-                self.deadline, later = max(self.deadline, process_time() + later), 0.0
+                self.deadline, later = max(self.deadline, self.now + later), 0.0
                 if not self.challenge(current, pairs=True):
                     current = self.again(current)
-                elif process_time() > self.deadline:  # not all rivals were tried
+                elif self.is_over or not self.complete:  # not all rivals were tried
                     break
                 elif compared := self.check(current, outputs):
                     return current, compared
@@ -87,7 +94,8 @@ class Fit(SpecSearch):
     def again(self, current: Scored) -> Scored:
         """Return a hypothesis that explains the new answers as well."""
         near = [current.hypothesis, *(hypothesis for _, hypothesis in self.alike.values())]
-        starts = [x for x in (self.score(h) for h in near) if x is not None]
+        starts = [x for x in map(self.explains, near) if x is not None]
+        starts = starts or [x for x in map(self.score, near[:MOST_LISTED]) if x is not None]
         self.best = None
         try:
             return self.search(sorted(starts, key=lambda x: x.rank)[:4])
@@ -97,46 +105,61 @@ class Fit(SpecSearch):
         except Refusal:
             if self.session.conflict:
                 raise
-            return self.search(self.start())
+            return self.begin()
 
     def settle(self) -> Scored:
         """Return the simplest hypothesis for answers that no more can be added to, and note its rivals."""
         self.weigh()
-        current = self.shorten(self.search(self.start()))
+        current = self.shorten(self.begin())
         self.alike = self.rivals(current)
         self.searched = len(self.session.experiments)
         return current
 
     def challenge(self, current: Scored, pairs: bool = False) -> bool:
-        """Ask questions on which rivals disagree with a hypothesis; return whether it explains the answers.
+        """Ask questions on which rivals differ from a hypothesis; return whether it explains the answers.
 
-        `pairs`: rivals that differ in two fields are asked about as well."""
-        rivals = self.rivals(current)
-        if pairs:
-            rivals |= self.paired(current, rivals)
-        lines = self.fresh(QUESTIONS)
-        expected = self.run(current.spec, lines)
-        batch = Batch(*lines, expected=expected)
-        chosen: set[int] = set()
-        undecided: Rivals = {}
-        for key, rival in rivals.items():
-            spec = self.space.spec(rival[1])
-            assert spec is not None
-            self.tried += 1
-            got = batch.dots(spec, 2.0)
-            differs = np.flatnonzero(got != expected[: len(got)])[:3]
-            if not differs.size:
-                undecided[key] = rival
-            chosen |= {int(x) for x in differs}
-        self.searched = len(lines.c)
+        `pairs`: rivals that differ in two fields are asked about as well. Directed searches take no time from others: all
+        together have DIRECTED times as much as a search. `complete` tells whether that was enough.
+        """
+        singles = self.rivals(current)
+        both = self.paired(current, singles) if pairs else {}
+        self.alike, self.complete, began = singles | both, True, self.now
+        end = began + DIRECTED * self.budget_s - self.directed_s
+        search = Directed(self.space, self.rng, self.fresh(QUESTIONS))
+        self.searched = len(search.start.c)
         # With them, questions at random: what no neighbour explains shows here.
-        chosen |= {int(x) for x in self.rng.permutation(len(lines.c))[: QUESTIONS // 4]}
-        which = np.array(sorted(chosen))
-        asked = lines.pick(which)
-        d = self.session.ask(asked)
-        self.keep(["disagreement"] * len(d), asked, d)
-        holds = bool((d == expected[which]).all())
-        self.alike = undecided if holds else rivals
+        asked = [search.start.pick(self.rng.permutation(self.searched)[: QUESTIONS // 4])]
+        brief = Directed(self.space, self.rng, asked[0])
+        holds = True
+        for generations in GENERATIONS:
+            told: set[str] = set()
+            for key, (_, rival) in self.alike.items():
+                if generations == GENERATIONS[-1] and key in both:
+                    continue
+                self.complete = self.now < end
+                known = (str(current.hypothesis), key, generations)
+                if not self.complete or known in self.untold:
+                    continue
+                self.tried += 1
+                which = brief if generations and key in both else search
+                if (lines := which.find(current.hypothesis, rival, generations)) is not None:
+                    asked.append(lines.pick(slice(0, 3)))
+                    told.add(key)
+                elif generations:
+                    self.untold.add(known)
+            if asked:
+                lines = self.asked(Lines.join(asked))
+                d = self.session.ask(lines)
+                self.keep(["directed" if generations else "disagreement"] * len(d), lines, d)
+                holds = bool((d == self.run(current.spec, lines)).all())
+            if not holds:
+                break
+            self.alike, asked = {key: rival for key, rival in self.alike.items() if key not in told}, []
+        if holds:
+            listed = {*singles, *[key for key in both if key in self.alike][:MOST_LISTED]}
+            self.alike = {key: rival for key, rival in self.alike.items() if key in listed}
+        self.deadline += self.now - began
+        self.directed_s += self.now - began
         return holds
 
     def fresh(self, count: int) -> Lines:
@@ -150,7 +173,7 @@ class Fit(SpecSearch):
     def check(self, current: Scored, outputs: int) -> int:
         """Compare a spec with the box on about as many further questions as asked for; return their number, or 0 if one
         differs, which then is in the pool. Its time is not that of the search."""
-        compared, began = 0, process_time()
+        compared, began = 0, self.now
         stock: list[Lines] = []
         while compared < outputs:
             if len(stock) < 3:
@@ -162,24 +185,10 @@ class Fit(SpecSearch):
             differs = np.flatnonzero(self.run(current.spec, lines) != d)[:32]
             if differs.size:
                 self.keep(["last check"] * len(differs), lines.pick(differs), d[differs])
-                self.deadline += process_time() - began
+                self.deadline += self.now - began
                 return 0
-            some = slice(0, len(d) if compared < SOME[0] else SOME[1])
-            self._exclude(lines.pick(some), d[some])
             compared += len(d)
-            self.searched += len(d[some])
         return max(compared, 1)
-
-    def _exclude(self, lines: Lines, d: Codes) -> None:
-        """Take away the rivals that answers contradict, and keep for each a question that does."""
-        batch = Batch(*lines, expected=d)
-        for key, (_, hypothesis) in list(self.alike.items()):
-            spec = self.space.spec(hypothesis)
-            got = d if spec is None else batch.dots(spec, 0.0)
-            differs = np.flatnonzero(got != d[: len(got)])[:1]
-            if differs.size:
-                del self.alike[key]
-                self.keep(["last check"], lines.pick(differs), d[differs])
 
     def shorten(self, current: Scored) -> Scored:
         """Return the shortest hypothesis among those that explain every answer as well, field by field."""
@@ -229,7 +238,7 @@ class Fit(SpecSearch):
             if [len(stage.get("result", [])) for stage in h["stages"]] == registers
         ]
         found = self._explaining([*acting, *combined])
-        return dict(islice(((key, rival) for key, rival in found.items() if key not in singles), MOST_PAIRS))
+        return {key: rival for key, rival in found.items() if key not in singles}
 
     def _explaining(self, hypotheses: Iterable[tuple[tuple[Path, ...], Data]]) -> Rivals:
         """Return the hypotheses that explain all answers so far, by their data, as long as there is time."""

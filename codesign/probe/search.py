@@ -10,12 +10,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from time import process_time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.probe.box import Lines, Recorded, Refusal
+from codesign.probe.box import Ended, Lines, Recorded, Refusal
 from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
@@ -38,6 +37,7 @@ REACHES = (0, 1, 2)
 RULES: list[Data] = [
     *({"result": [{"format": f"e8m{m}", "rounding": mode}]} for m in (5, 8, 11, 15, 20, 26) for mode in MODES[:3:2]),
     *({"fraction_bits": bits, "rounding": mode} for bits in (8, 14, 20, 26) for mode in MODES[:3:2]),
+    {"exponent": 0},
 ]
 """Rules to try for a stage below the last when those found so far do not do."""
 
@@ -77,8 +77,8 @@ class SpecSearch(Scoring):
         """Return questions as the box takes them: with C = 0 if it takes none."""
         return lines if self.signature.takes_c else lines._replace(c=np.zeros_like(lines.c))
 
-    def start(self) -> list[Scored]:
-        """Return the best structures, each under its best rules."""
+    def start(self, each: int = 1) -> list[Scored]:
+        """Return the best structures, each under its best rules: `each` that give different answers."""
         k, recorded = self.signature.spec.shape.k, isinstance(self.session.box, Recorded)
         if recorded:
             self.structures = list(structures(k))
@@ -97,7 +97,7 @@ class SpecSearch(Scoring):
         best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
         whole.sort(key=lambda x: x.rank)
-        return _distinct(list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1], 1)[:BEAM]
+        return _distinct(list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1], each)[: each * BEAM]
 
     def widths(self) -> list[int]:
         """Return the most bits of D's mantissa that pairs of products at each distance led to, where fewer than it has."""
@@ -126,7 +126,7 @@ class SpecSearch(Scoring):
         # A register explains C alone as fraction bits do, and is what hardware always has.
         deadline, current = self.deadline, first
         for allowed in (lambda h: "fraction_bits" not in h["stages"][0], lambda _: True):
-            self.deadline = min(deadline, process_time() + ALONE * self.budget_s)
+            self.deadline = min(deadline, self.now + ALONE * self.budget_s)
             current = self.descend(current, REACHES, alone, allowed)
         self.deadline = deadline
         return current.hypothesis
@@ -157,9 +157,9 @@ class SpecSearch(Scoring):
         """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
         scored: list[Scored] = []
         seen: set[str] = set()
-        left = self.deadline - process_time()
+        left = self.deadline - self.now
         for hypothesis in hypotheses:
-            if scored and self.deadline - process_time() < left * (1.0 - share):
+            if scored and self.deadline - self.now < left * (1.0 - share):
                 break
             key = json.dumps(hypothesis, sort_keys=True)
             if key not in seen and (x := self.score(hypothesis, which)) is not None:
@@ -236,6 +236,25 @@ class SpecSearch(Scoring):
     def _note(self, x: Scored) -> None:
         if self.best is None or len(self.best.wrong) < len(x.wrong) or x.rank < self.best.rank:
             self.best = x
+
+    def begin(self) -> Scored:
+        """Return a hypothesis that explains every answer: search from the best structures, then from more until none is left.
+
+        Raises Refusal with the nearest in `best`: after PATIENCE, or if every start leads nowhere.
+        """
+        each, tried, starts = 1, self.tried, self.start()
+        while True:
+            try:
+                return self.search(starts)
+            except Ended:
+                raise
+            except Refusal:
+                each, before = 3 * each, len(starts)
+                if self.session.conflict or self.tried - tried > PATIENCE:
+                    raise
+                starts = self.start(each)
+                if len(starts) <= before:
+                    raise
 
     def search(self, starts: list[Scored]) -> Scored:
         """Return a hypothesis that explains every answer: the most promising one is changed, in ever wider steps as long as

@@ -23,6 +23,7 @@ from codesign.probe.box import Signature
 from codesign.probe.hypotheses import (
     Data,
     Path,
+    at,
     changed,
     format_of,
     mantissa_bits,
@@ -31,7 +32,7 @@ from codesign.probe.hypotheses import (
     range_of,
     stage_names,
 )
-from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, split, stand_ins, wide_register
+from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, shared, split, stand_ins, wide_register
 from isa_model.formats import FORMATS
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -133,8 +134,8 @@ class Space:
         yield from self._everywhere(hypothesis)
         yield from self.smaller(hypothesis)
         yield from dealt(hypothesis) if not near else ()
-        for other in (*stand_ins(hypothesis), *(split(hypothesis) if not near else ())):
-            yield ("stages",), other
+        others = (stand_ins,) if near else (stand_ins, split, shared)
+        yield from ((("stages",), other) for make in others for other in make(hypothesis))
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)
             registers = stage.get("result", [])
@@ -145,8 +146,8 @@ class Space:
                         fields = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
                         one = {k: v for k, v in {**register, **fields}.items() if v}
                         yield self._set(hypothesis, ("stages", i, "result", j), one)
-            for other in regrouped(registers):
-                yield self._set(hypothesis, ("stages", i, "result"), other)
+            for fewer in regrouped(registers):
+                yield self._set(hypothesis, ("stages", i, "result"), fewer)
             if not registers:
                 for fmt in self.formats()[:3]:
                     for mode in ("nearest-even", "toward-zero"):
@@ -250,9 +251,21 @@ class Space:
                             kept.pop("fraction_bits", None)
                             for offset in (-2, -1, 1, 2):
                                 yield path, self._set(one[1], (*path, "accumulator"), kept | {"offset": offset})[1]
+                            yield path, self._lifted(one[1], path, other - now)
                         if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
                             moved_with = value["zero_exponent"] + other - now
                             yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]
+
+    def _lifted(self, hypothesis: Data, path: Path, steps: int) -> Data:
+        """Return a hypothesis whose running value and zeros are cut where they were, with some fraction bits more."""
+        stage = at(hypothesis, path)
+        own = dict(stage["accumulator"]) if isinstance(stage["accumulator"], dict) else {}
+        own["offset"] = own.get("offset", 0) + steps
+        if not own["offset"]:
+            del own["offset"]
+        lifted = changed(hypothesis, (*path, "accumulator"), own or True)
+        zero = stage.get("zero_exponent")
+        return lifted if zero is None else changed(lifted, (*path, "zero_exponent"), zero + steps)
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""

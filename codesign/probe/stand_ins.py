@@ -87,6 +87,21 @@ def dealt(hypothesis: Data) -> Iterator[tuple[Path, Data]]:
                     yield ("stages", i, "interleave"), changed(hypothesis, ("stages", i, "interleave"), value)
 
 
+def shared(hypothesis: Data) -> Iterator[Data]:
+    """Yield hypotheses in which a stage sums half as many terms and the next one twice as many, or the other way round."""
+    for i, (lower, upper) in enumerate(pairwise(hypothesis["stages"])):
+        if "chain" in lower:
+            continue
+        if lower["terms"] % 2 == 0 and "interleave" not in lower:
+            dealt_out = {n: 2 * x if n in ("run", "hand") else x for n, x in upper.get("interleave", {}).items()}
+            above = {**upper, "terms": 2 * upper["terms"]} | ({"interleave": dealt_out} if dealt_out else {})
+            yield replaced(hypothesis, i, 2, [{**lower, "terms": lower["terms"] // 2}, above])
+        if upper["terms"] % 2 == 0 and "interleave" not in upper:
+            yield replaced(
+                hypothesis, i, 2, [{**lower, "terms": 2 * lower["terms"]}, {**upper, "terms": upper["terms"] // 2}]
+            )
+
+
 def split(hypothesis: Data) -> Iterator[Data]:
     """Yield hypotheses in which two stages share what one of them does: the upper adds C or the running value."""
     for i, stage in enumerate(hypothesis["stages"]):

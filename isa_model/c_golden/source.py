@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +109,27 @@ def _of(fmt: Format) -> _Reach:
     return _Reach(fmt.min_lsb_exponent, fmt.max_exponent + 1, min(0, fmt.min_lsb_exponent), fmt.max_exponent)
 
 
+def _operand(spec: Instruction, fmt: Format) -> _Reach:
+    """Return the bounds of an element of A or B; widened, it may align above its own exponents."""
+    reach = _of(fmt)
+    return replace(reach, far=max(reach.far, spec.widen.min_exponent)) if spec.widen else reach
+
+
 def _width(spec: Instruction) -> int:
     """Return how many bits hold every number between the operands and D."""
     widest = 64
-    term = _of(spec.a).times(_of(spec.b))
-    scales = _of(Format(name="power", kind="integer", mantissa_bits=2, overflow="wrap"))
+    term = _operand(spec, spec.a).times(_operand(spec, spec.b))
+    factors = reduce(_Reach.times, (_of(level.format) for level, _ in levels(spec)), _Reach(0, 1, 0, 0))
     if spec.scale:
         power = spec.scale.power
-        scales = _Reach(power, power + 1, power, power)
-        factors = [_of(level.format) for level, _ in levels(spec)]
-        for factor in factors:
-            scales = scales.times(factor)
+        if spec.scale.product:  # its register may lie far from the product that is rounded to it
+            widest = max(widest, factors.high - factors.low)
+            factors = _of(spec.scale.product.format)
+        factors = factors.times(_Reach(power, power + 1, power, power))
 
     def scaled(x: _Reach) -> _Reach:
         nonlocal widest
-        x = x.times(scales)
+        x = x.times(factors)
         widest = max(widest, x.high - x.low)
         return _of(spec.scale.result.format) if spec.scale and spec.scale.result else x
 
@@ -138,12 +145,10 @@ def _width(spec: Instruction) -> int:
             zero = stage.zero_exponent
             every = replace(every, near=min(every.near, zero), far=max(every.far, zero))
         if stage.fraction_bits is not None:
+            every = replace(every, near=every.near + min(0, stage.offset), far=every.far + max(0, stage.offset))
             bits = (stage.fraction_bits, stage.accumulator_fraction_bits or 0)
             low = min(every.low, every.near - max(bits))
             every = replace(every, low=low, high=max(every.high, every.far - min(bits) + 1))
-            if stage.accumulator and stage.offset:
-                low, far = min(0, stage.offset), max(0, stage.offset)
-                every = replace(every, low=every.low + low, near=every.near + low, far=every.far + far)
         high = every.high + (stage.terms + 1).bit_length() + 1
         widest = max(widest, high - every.low)
         term = registers[-1] if registers else replace(every, high=high)

@@ -31,6 +31,8 @@ from isa_model.sparse import elements
 
 WIDTH, NARROW = 64, 16
 """Columns of D computed together, and those for products of few columns; multiples of every vector unit's width."""
+SOONER = ("-O2", *FLAGS[1:])
+"""Options for products of few columns: compiling takes about half the time, and the products at most a sixth more."""
 ROWS = 128
 """Most rows of D in a tile, which is one task of a thread."""
 CHUNK = 256
@@ -125,12 +127,13 @@ def compiled(plan: Plan, width: int = WIDTH) -> Any:
     text = source(plan, width)
     if text.count("\n") > MOST_LINES:
         raise NoCompiler(f"a step of {text.count(chr(10))} lines of C: at most {MOST_LINES} are compiled")
-    return _load(text)
+    # Random bits are drawn in loops that only the first options turn into vector code.
+    return _load(text, SOONER if width == NARROW and not plan.spec.is_stochastic else FLAGS)
 
 
 @cache
-def _load(text: str) -> Any:
-    return load(text, FLAGS)
+def _load(text: str, flags: tuple[str, ...]) -> Any:
+    return load(text, flags)
 
 
 def source(plan: Plan, width: int = WIDTH) -> str:

@@ -293,11 +293,13 @@ class Emitter(CText):
             if self.plan.scaled_bits > LANE_BITS:
                 parts.append(self.let("double", f"product_error({part}, {factor}, {product})", "p"))
         if len(term.parts) > 1:
-            # With an infinity or NaN, only the product of the whole sum has the right sign and zeros.
+            # An infinity, a NaN and a zero have the right sign only as the product of the whole sum: parts may differ in sign.
             total = self.to_odd(term.parts)
-            special = self.let("int", f"!(is_finite({total}) & is_finite({factor}))", "special")
-            first = self.let("double", f"{special} ? {total} * {factor} : {parts[0]}", "p")
-            parts = [first, *(self.let("double", f"{special} ? 0.0 : {p}", "p") for p in parts[1:])]
+            whole = self.let("double", f"{total} * {factor}", "p")
+            known = f"is_finite({total}) & is_finite({factor}) & ({total} != 0) & ({factor} != 0)"
+            alone = self.let("int", f"!({known})", "alone")
+            first = self.let("double", f"{alone} ? {whole} : {parts[0]}", "p")
+            parts = [first, *(self.let("double", f"{alone} ? copysign(0.0, {whole}) : {p}", "p") for p in parts[1:])]
         if scale.result:
             return self.term(self.rounded(self.to_odd(parts), scale.result), scale.result.format)
         return TermCode(tuple(parts), self.let("int", f"join({term.exponent}, {exponent})", "e"))

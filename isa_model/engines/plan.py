@@ -143,12 +143,14 @@ class Plan:
         scale_levels = [_of_format(fmt) for fmt in scale_formats]
         folded_bits = significand_bits(spec.a) + significand_bits(spec.b) + sum(s.bits for s in scale_levels)
         self.whole_products = spec.a.kind == spec.b.kind == "integer"
-        signed_zeros = self.whole_products and any(fmt.signed for fmt in scale_formats)
+        # A zero product of integers is +0, but a scale may make a zero negative, by its own sign or by being zero. A scale
+        # multiplied into its operand comes too early for that.
+        signed_zeros = self.whole_products and any(fmt.signed or fmt.zero for fmt in scale_formats)
         self.scales_fold = (
             scale is not None
             and bool(scale_formats)
             and not scale.power
-            and not (signed_zeros and self.stages[0].zero == "ieee")
+            and not (signed_zeros and (self.first.zero == "ieee" or self.first.opposing == "complement"))
             and scale.onto == "products"
             and scale.product is None
             and scale.result is None

@@ -200,7 +200,7 @@ class OperandTile:
             x, y = self.of_a(self.a.values, [k])[0], self.of_b(self.b.values, [k])[0]
             parts = two_product(x, y) if self.plan.product_bits > LANE_BITS else [x * y]
             if self.plan.whole_products:
-                parts[0] = parts[0] + 0.0
+                parts = [part + 0.0 for part in parts]
             self._make_infinite(parts[0])
             exponent = self.of_a(self.a.exponents, [k])[0] + self.of_b(self.b.exponents, [k])[0].astype(np.int32)
             exponent[exponent <= OPERAND_NO_EXPONENT // 2] = NO_EXPONENT
@@ -245,12 +245,13 @@ class OperandTile:
         for part in value.parts:
             parts += two_product(part, factor) if self.plan.scaled_bits > LANE_BITS else [part * factor]
         if len(value.parts) > 1:
-            # With an infinity or NaN, only the product of the whole sum has the right sign and zeros.
+            # An infinity, a NaN and a zero have the right sign only as the product of the whole sum: parts may differ in sign.
             whole = to_odd(value.parts)
-            special = ~(np.isfinite(whole) & np.isfinite(factor))
-            if special.any():
-                parts = [np.where(special, 0.0, part) for part in parts]
-                parts[0] = np.where(special, whole * factor, parts[0])
+            alone = ~(np.isfinite(whole) & np.isfinite(factor)) | (whole == 0) | (factor == 0)
+            if alone.any():
+                product = whole * factor
+                parts = [np.where(alone, np.copysign(0.0, product), part) for part in parts]
+                parts[0] = np.where(alone, product, parts[0])
         if scale.result:
             rounded = round_to(to_odd(parts), scale.result)
             return Value([rounded], exponent_of(rounded, scale.result.format))

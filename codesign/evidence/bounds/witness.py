@@ -319,7 +319,7 @@ def _engine(spec: Instruction) -> Engine:
     if spec.is_stochastic:
         return Engine(upward, False)
     try:
-        return Engine(cpu.prepared(spec), True)
+        return Engine(cpu.prepared(spec, cpu.NARROW), True)
     except (cpu.NoCompiler, Unsupported):
         return Engine(slow, False)
 

@@ -83,15 +83,15 @@ def sums_of_paths(
     """Return the sums of every variant's path for each proposal, cluster after cluster; each path is walked once."""
     several = [_paths(proposal) for proposal in proposals]
     parts: dict[tuple[Step, ...], list[Sums]] = {steps: [] for paths in several for steps in paths.values()}
+    alone = {steps: casts_of(exactly_once(steps)) for steps in parts}
     captured = tensors == CAPTURED
     blocks = [(seed, block) for seed in seeds for block in range(BLOCKS)]
     for seed, block in blocks[:1] if captured else blocks:  # captured tensors do not depend on the seed
         x = _tensor(gemm, tensors, seed, block)
-        wanted = dict.fromkeys(s for steps in parts for s in (steps, casts_of(exactly_once(steps))))
-        arrived = {steps: walk(steps, x).values for steps in wanted}
+        arrived = {steps: walk(steps, x).values for steps in dict.fromkeys((*alone, *alone.values()))}
         sums_of = _summing(x, RUN if captured else len(x))
         for steps, made in parts.items():
-            made.append(sums_of(arrived[steps], arrived[casts_of(exactly_once(steps))]))
+            made.append(sums_of(arrived[steps], arrived[alone[steps]]))
     sums = {steps: joined(made) for steps, made in parts.items()}
     return [{variant: sums[steps] for variant, steps in paths.items()} for paths in several]
 

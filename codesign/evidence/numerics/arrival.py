@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from codesign.evidence.numerics.lines import DrawnLines, Lines
+from codesign.evidence.numerics.lines import DrawnLines, Lines, filled
 from codesign.evidence.numerics.operands import (
     Operand,
     Scaled,
-    filled,
     is_narrow,
     lost_elements,
     quantised,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codesign.evidence.numerics.errors import Errors, errors_of, joined
-from codesign.evidence.numerics.trial import Key, Outcome, Trial
+from codesign.evidence.numerics.trial import Outcome, Trial
 from codesign.evidence.sampling import Sampling
 from codesign.proposal.quantisation import Quantisation
 from codesign.proposal.variants import Compared
@@ -65,7 +65,7 @@ def run_together(jobs: Sequence[Job], helds: Sequence[Sequence[Held]] = ()) -> l
     batch = 1 if captured else max(BATCH // (lines * first.gemm.k), 1)
     seeds = sampling.seeds[:1] if captured else sampling.seeds  # captured tensors have no seed
     small = len(seeds) * lines * first.gemm.k <= MOST_HELD
-    keys: list[dict[Any, tuple[Key, Any]]] = [{} for _ in jobs]
+    keys: list[dict[Any, tuple[Any, Any]]] = [{} for _ in jobs]
     parts: list[list[list[Outcome]]] = [[[] for _ in job.variants] for job in jobs]
     for some in (seeds[at : at + batch] for at in range(0, len(seeds), batch)):
         beside: Trial | None = None
@@ -78,9 +78,10 @@ def run_together(jobs: Sequence[Job], helds: Sequence[Sequence[Held]] = ()) -> l
             # The proposal before software, whose path may need less of the lines that are not computed.
             for outcomes, compared in zip(reversed(found), reversed(job.variants), strict=True):
                 about = trial.about(compared)
-                if about not in trial.kept:
-                    trial.kept[about] = trial.result(compared), compared
-                outcomes.append(trial.kept[about][0])
+                known = trial.kept.get(about)
+                if known is None:
+                    known = trial.kept[about] = trial.result(compared), compared
+                outcomes.append(known[0])
             if not kept:
                 trial.forget_whole()
                 beside = trial

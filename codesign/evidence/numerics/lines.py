@@ -127,7 +127,7 @@ class DrawnLines(Lines):
         import numpy as np
 
         scales, counts = self.across.others(rng, self.x.shape[1], count)
-        groups = np.pad(along, (0, -len(along) % group)).reshape(-1, group)
+        groups = filled(along, -(-len(along) // group) * group).reshape(-1, group)
         distinct = np.unique([along.min(), along.max()])
         if ((along == distinct[0]) | (along == distinct[-1])).all():  # draw once for all elements of one scale
             sizes = np.stack([(groups == each).sum(axis=1) for each in distinct]).astype(np.float64)
@@ -173,6 +173,15 @@ class DrawnLines(Lines):
             return np.asarray((self.tensor.element.largest(rng, at_each) * scales).max(axis=1, keepdims=True))
         largest, least = self.tensor.element.ends(rng, at_each)
         return np.stack([(largest * scales).max(axis=1), (least * scales).min(axis=1)], axis=1)
+
+
+def filled(x: Any, width: int) -> Any:
+    """Return lines padded with zeros, as TMA pads a tensor."""
+    import numpy as np
+
+    if x.shape[-1] == width:
+        return x
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
 def _after(cast: Cast, x: Float32) -> Float32:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from codesign.evidence.numerics.lines import DrawnLines, Lines
+from codesign.evidence.numerics.lines import DrawnLines, Lines, filled
 from codesign.proposal.quantisation import WIDE
 from isa_model import sparse
 from isa_model.array_codec import decode_array, encode_array
@@ -187,15 +187,6 @@ def pruned(operand: Operand, sparsity: Sparsity) -> Operand:
         elements=elements.reshape(operand.elements.shape),
         positions=positions.reshape(seeds, lines, -1),
     )
-
-
-def filled(x: Any, width: int) -> Any:
-    """Return lines padded with zeros, as TMA pads a tensor."""
-    import numpy as np
-
-    if x.shape[-1] == width:
-        return x
-    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
 def _largest(x: Any, lines: Lines, across: int, along: int, factor: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from codesign.evidence.numerics.lines import Lines
-from codesign.evidence.numerics.operands import Operand, filled, quantised
+from codesign.evidence.numerics.lines import Lines, filled
+from codesign.evidence.numerics.operands import Operand, quantised
 from codesign.proposal.quantisation import Slices
 from isa_model.array_codec import encode_array
 from isa_model.cast import FP32, Cast

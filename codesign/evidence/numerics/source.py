@@ -184,7 +184,9 @@ def _figures_of_jobs(bases: Sequence[str], jobs: Sequence[Job]) -> list[list[Fig
         key = tuple(map(id, results))
         if key not in known:
             known[key] = list(figures_of(job.gemm.name, job.tensors, job.variants, results, bases))
-        found.append([f.model_copy(update={"workload": job.gemm.name}) for f in known[key]])
+            found.append(known[key])
+        else:
+            found.append([f.model_copy(update={"workload": job.gemm.name}) for f in known[key]])
     return found
 
 
@@ -206,11 +208,15 @@ def figures_of(
 def estimated(
     compared: Sequence[Compared], results: Results, bases: Sequence[str], metric: str | None = None
 ) -> dict[tuple[str, Value | None], dict[str, Estimate]]:
-    """Return the estimates of each variant that are shown, or that of one metric."""
+    """Return the estimates of each variant that are shown, or that of one metric. Variants of the same errors share them."""
     found: dict[tuple[str, Value | None], dict[str, Estimate]] = {}
+    known: dict[tuple[int, bool], dict[str, Estimate]] = {}
     for each, errors in zip(compared, results, strict=True):
         shown = each.variant in LABELS or each.variant in bases
-        found[each.variant, each.at] = estimates(errors, (metric,) if metric else None if shown else BESIDE)
+        about = id(errors), shown
+        if about not in known:
+            known[about] = estimates(errors, (metric,) if metric else None if shown else BESIDE)
+        found[each.variant, each.at] = known[about]
     return found
 
 

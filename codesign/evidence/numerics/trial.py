@@ -7,7 +7,7 @@ tensors as a whole.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import lcm
@@ -128,7 +128,7 @@ class Trial:
         rows: int,
         columns: int,
         quantisation: Quantisation,
-        keys: dict[Any, tuple[Key, Any]] | None = None,
+        keys: dict[Any, tuple[Any, Any]] | None = None,
         compiled: bool = True,
         beside: Trial | None = None,
     ) -> None:
@@ -139,7 +139,7 @@ class Trial:
         """
         self.compiled = compiled
         self.gemm, self.quantisation = gemm, quantisation
-        self._keys = {} if keys is None else keys
+        self._keys = {} if keys is None else keys  # and multipliers
         self.seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
         self._lines: dict[Hashable, Lines] = beside._lines if beside else {}
         self._operands: dict[Key, Operand] = beside._operands if beside else {}
@@ -180,9 +180,10 @@ class Trial:
     def original(self) -> Float64:
         """Exact product of the operands before quantisation (seeds, rows, columns)."""
         key = self.drawn_a, self.drawn_b
-        if key not in self._exact:
-            self._exact[key] = exact(self.a.x, self.b.x)
-        return self._exact[key]
+        found = self._exact.get(key)
+        if found is None:
+            found = self._exact[key] = exact(self.a.x, self.b.x)
+        return found
 
     @property
     def expected(self) -> Float64 | None:
@@ -261,7 +262,7 @@ class Trial:
         d = None if self.compiled else together(own, a, b)
         if d is None:
             d = np.empty((len(a.codes), a.codes.shape[1], b.codes.shape[1]))
-            multiply = multiplier(own.per_line())
+            multiply = self._multiplier(instruction)
             for i, seed in zip(
                 range(len(d)), self.seeds, strict=False
             ):  # a captured tile is one matrix, under the first seed
@@ -309,10 +310,11 @@ class Trial:
     def exact(self, instruction: Instruction, flows: Flows = NOTHING) -> Float64:
         """Return the exact product of the quantised operands, without the factors of whole tensors."""
         key = self._key("a", instruction, flows), self._key("b", instruction, flows)
-        if key not in self._exact:
+        found = self._exact.get(key)
+        if found is None:
             a, b = self.operands(instruction, flows)
-            self._exact[key] = exact(a.elements, b.elements, a.multipliers, b.multipliers)
-        return self._exact[key]
+            found = self._exact[key] = exact(a.elements, b.elements, a.multipliers, b.multipliers)
+        return found
 
     def operands(self, instruction: Instruction, flows: Flows = NOTHING) -> tuple[Operand, Operand]:
         """Return both operands as the instruction takes them."""
@@ -320,7 +322,8 @@ class Trial:
 
     def _operand(self, which: Side, instruction: Instruction, flows: Flows) -> Operand:
         key = self._key(which, instruction, flows)
-        if key not in self._operands:
+        found = self._operands.get(key)
+        if found is None:
             lines = replace(self.a if which == "a" else self.b, total=key.lines)
             if key.slices:
                 sliced, run = key.slices
@@ -329,8 +332,17 @@ class Trial:
                 made = arrived(key.steps, key.cast, key.scaled, lines, key.width, key.floor, key.turned)
             else:
                 made = quantised(key.cast, key.scaled, lines, key.width, key.floor, seed=int(which == "b"))
-            self._operands[key] = pruned(made, key.sparsity) if key.sparsity else made
-        return self._operands[key]
+            found = self._operands[key] = pruned(made, key.sparsity) if key.sparsity else made
+        return found
+
+    def _multiplier(self, instruction: Instruction) -> Callable[..., Any]:
+        """Return `multiplier` of an instruction as it multiplies lines, found once."""
+        objects = instruction, self.quantisation
+        about = "multiplier", *map(id, objects)
+        if about not in self._keys:
+            self._keys[about] = multiplier(self._issued(instruction).per_line()), objects
+        found: Callable[..., Any] = self._keys[about][0]
+        return found
 
     def _key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
         """Return all that determines an operand."""
@@ -338,7 +350,8 @@ class Trial:
         about = which, *map(id, objects)
         if about not in self._keys:
             self._keys[about] = self._found_key(which, instruction, flows), objects  # which keeps their ids theirs
-        return self._keys[about][0]
+        key: Key = self._keys[about][0]
+        return key
 
     def _found_key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
         scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
