@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codesign.figures.evidence import Evidence
+from codesign.figures.figure import Alternative, Figure
 from codesign.figures.metric import metrics
 from codesign.verdicts.evaluate import SCHEMA_VERSION, Result, spec_sha256
 from isa_model.diagnostics import InputError
@@ -117,9 +118,6 @@ def _contradictions(result: Result) -> Iterator[str]:
         yield "it has no seed"
     for evidence in result.evidence:
         yield from _of_evidence(evidence)
-    places = Counter((f.metric, f.variant, f.at, f.workload, f.tensors) for f in result.figures)
-    if twice := next((place for place, times in places.items() if times > 1), None):
-        yield f"it has two figures of {', '.join(str(x) for x in twice if x not in (None, ''))}"
     names = [plot.name.lower() for evidence in result.evidence for plot in evidence.plots]
     if twice := next((name for name, times in Counter(names).items() if times > 1), ""):
         yield f"two plots have the name `{twice}`"
@@ -148,7 +146,8 @@ def _of_evidence(evidence: Evidence) -> Iterator[str]:
     if unknown := [name for name in named if name not in metrics()]:
         yield f"`{unknown[0]}` in `{evidence.source}` is no metric"
     for figure in evidence.figures:
-        if any(f.low is not None and f.high is not None and f.low > f.high for f in (figure, *figure.alternatives)):
+        cases: tuple[Figure | Alternative, ...] = (figure, *figure.alternatives)
+        if any(f.low is not None and f.high is not None and f.low > f.high for f in cases):
             yield f"an interval of `{figure.metric}` in `{evidence.source}` ends before it starts"
     if any(len(table.headings) != len(table.rows) for table in tables):
         yield f"a table of `{evidence.source}` has more headings than names in a row, or fewer"
