@@ -13,15 +13,51 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+
+class _Pipe(io.FileIO):
+    """A pipe or file for output. What is written after the reader closed the pipe is dropped, so that the command goes on."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes, as FileIO does."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
 
 
 def main() -> None:
-    """Run the command line and exit. Characters that stdout's encoding lacks are written as escapes."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
+    """Run the command line and exit. Characters that the encoding of stdout or stderr lacks are written as escapes."""
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, _output(getattr(sys, name)))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("codesign: interrupted", file=sys.stderr)
+        code = 130
     gc.freeze()  # nothing is searched for garbage on the way out
     sys.exit(code)
+
+
+def _output(stream: Any) -> Any:
+    """Return a standard stream that is whole or fails: the null device if it is closed, buffered if it is no terminal.
+
+    Python drops what a full disk does not take of an unbuffered stream (PYTHONUNBUFFERED).
+    """
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    if stream.isatty():
+        stream.reconfigure(errors="backslashreplace")
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering or stream.write_through,
+    )
 
 
 def _spare_plugins() -> None:
@@ -47,7 +83,7 @@ def _bringer(package: str | None) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code. Raises KeyboardInterrupt on Ctrl-C."""
     shadow = shadowed()
     if shadow:
         print(f"codesign: {shadow}", file=sys.stderr)
@@ -66,7 +102,9 @@ def run(arguments: list[str]) -> int:
     try:
         from codesign.commands.cli import run_app
 
-        return run_app(arguments)
+        code = run_app(arguments)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -81,12 +119,6 @@ def run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 3
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe
-        return 0
-    except KeyboardInterrupt:
-        print("codesign: interrupted", file=sys.stderr)
-        return 130
     except MemoryError:
         print(
             "codesign: this machine has too little free memory for it; close others, or ask for less", file=sys.stderr

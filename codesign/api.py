@@ -85,16 +85,18 @@ def read(target: str | PathLike[str]) -> Evaluation:
     return Evaluation.of(result_of(_path(target))[1])
 
 
-def compare(results: Sequence[Result | str | PathLike[str]], objectives: Sequence[str] = ()) -> SideBySide:
+def compare(results: Sequence[Result | str | PathLike[str]], objectives: str | Sequence[str] = ()) -> SideBySide:
     """Return the comparison of the results of two or more proposals, or of what `read` takes.
 
-    `objectives` are the metrics of the Pareto front, besides the total error; by default the usual ones.
+    `objectives`, one or several, are the metrics of the Pareto front, besides the total error; by default the usual ones.
     Raises InputError for fewer than two results, for a proposal given twice, and for an unknown objective.
     """
     from codesign.verdicts.compare import compare as side_by_side
 
     if isinstance(results, str | PathLike | Result):
         results = [results]
+    if isinstance(objectives, str):
+        objectives = [objectives]
     return SideBySide.of(side_by_side([r if isinstance(r, Result) else read(r) for r in results], objectives))
 
 

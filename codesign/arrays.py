@@ -56,17 +56,21 @@ def decode(fmt: str | Format, codes: ArrayLike) -> Any:
     return _like(codes, decode_array(_format(fmt), codes))
 
 
-def quantise(cast: str | Format | Cast, x: ArrayLike, scales: ArrayLike | None = None, **fields: Any) -> Quantised:
+def quantise(
+    cast: str | Format | Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: int = 0, **fields: Any
+) -> Quantised:
     """Return a matrix after a cast to a format, with a scale for each group: `quantise("e4m3", x, group=(1, 128))`.
 
     `fields` are those of `isa_model.Cast`, or change those of a given cast. `scales`, one per group, replace the computed
-    ones. The result holds `codes`, `scales` and the shares lost to underflow and overflow; `dequantise` gives its values.
+    ones. `seed` is that of a cast that rounds at random. The result holds `codes`, `scales` (of a cast with `coarser` levels
+    a list, the finest first) and the shares lost to underflow and overflow; `dequantise` gives its values.
     Raises InputError for an unknown format, ValueError for an impossible cast, and as `isa_model.quantise` does.
     """
     from isa_model.cast import quantise as cast_to
 
-    found = cast_to(_cast(cast, fields), x, scales)
-    return replace(found, made=replace(found.made, codes=_like(x, found.codes)), scales=_like(x, found.scales))
+    found = cast_to(_cast(cast, fields), x, scales, seed)
+    own = [_like(x, level) for level in found.scales] if found.cast.coarser else _like(x, found.scales)
+    return replace(found, made=replace(found.made, codes=_like(x, found.codes)), scales=own)
 
 
 def dequantise(
@@ -78,7 +82,7 @@ def dequantise(
     """Return elements times their scales as float64: those of `quantise`, or `codes` and `scales` of a cast.
 
     `dequantise("e4m3", weight, scales, group=(128, 128))` reads the weights of a checkpoint: codes, or a tensor of the format's
-    own dtype, with one scale per group.
+    own dtype, with one scale per group; of a cast with `coarser` levels, a list of scales, the finest first.
     Raises InputError for an unknown format, ValueError for an impossible cast and for arrays that do not fit it.
     """
     import numpy as np
@@ -98,12 +102,19 @@ def dequantise(
     elements = to_codes(made.to, codes, "codes")
     if elements.ndim != 2:
         raise ValueError(f"codes is {elements.shape}, of {elements.ndim} dimensions; expected a matrix")
-    ones = encode(FP32, [[1.0]])
-    of_groups = to_codes(made.scale or FP32, ones if scales is None else scales, "scales")
-    if of_groups.shape != (expected := count(made.group, elements.shape)):
-        raise ValueError(f"scales is {of_groups.shape}; groups of {made.group or elements.shape} make it {expected}")
+    levels = [(made.scale or FP32, made.group), *((level.format, level.group) for level in made.coarser)]
+    given = [encode(FP32, [[1.0]])] if scales is None else scales if made.coarser else [scales]
+    if not (isinstance(given, list | tuple) and len(given) == len(levels)):
+        raise ValueError(f"scales has {len(levels)} levels: expected a list of as many arrays, the finest first")
+    factors: Any = 1.0
+    for i, ((fmt, group), own) in enumerate(zip(levels, given, strict=True)):
+        name = f"scales[{i}]" if made.coarser else "scales"
+        of_groups = to_codes(fmt, own, name)
+        if of_groups.shape != (expected := count(group, elements.shape)):
+            raise ValueError(f"{name} is {of_groups.shape}; groups of {group or elements.shape} make it {expected}")
+        with np.errstate(invalid="ignore"):  # of a level's zero and another's infinity
+            factors = factors * spread(decode_array(fmt, of_groups), group, elements.shape)
     with np.errstate(invalid="ignore"):  # an infinite scale makes a zero NaN
-        factors = spread(decode_array(made.scale or FP32, of_groups), made.group, elements.shape)
         return _like(codes, decode_array(made.to, elements) * factors)
 
 
@@ -115,11 +126,16 @@ def matmul(
     scale_a: ArrayLike | None = None,
     scale_b: ArrayLike | None = None,
     engine: Engine = "auto",
+    positions: ArrayLike | None = None,
+    seed: int | None = None,
+    tables_a: ArrayLike | None = None,
+    tables_b: ArrayLike | None = None,
 ) -> Any:
     """Return D = A B + C as an instruction computes it, bit for bit; of a proposal, its changed instruction.
 
-    `instruction` may be the name of one of the catalogue or of a shipped proposal, or a file. Operands, shapes and engines are
-    those of `isa_model.matmul`: values in the dtype of their format, or codes.
+    `instruction` may be the name of one of the catalogue or of a shipped proposal, or a file. All else is as in
+    `isa_model.matmul`: operands hold values in the dtype of their format, or codes; a sparse one needs `positions`, one that is
+    looked up `tables_a` or `tables_b`, and an instruction that rounds at random a `seed`.
     Raises InputError for an unknown name, ValueError for operands that do not fit.
     """
     from codesign.proposal.proposal import Proposal
@@ -136,7 +152,7 @@ def matmul(
         if isinstance(x, Quantised):
             raise ValueError(f"{name} is a Quantised; pass its `codes` as {name}, and its `scales` as scale_{name}")
     given = next((x for x in (a, b, c) if _is_tensor(x)), a)
-    return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine))
+    return _like(given, multiply(instruction, a, b, c, scale_a, scale_b, engine, positions, seed, tables_a, tables_b))
 
 
 def _format(fmt: str | Format) -> Format:

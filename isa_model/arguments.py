@@ -120,3 +120,11 @@ def whole_number(name: str, x: Any) -> int:
     if isinstance(x, bool) or not isinstance(x, Integral):
         raise ValueError(f"{name} is {x!r}; expected a whole number")
     return int(x)
+
+
+def seed_of(x: Any) -> int:
+    """Return a seed as an int. Raises ValueError unless it is a whole number of 64 bits."""
+    seed = whole_number("seed", x)
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed = {seed}: expected a whole number from 0 to 2**64 - 1")
+    return seed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from isa_model.arguments import fp32_of, require
+from isa_model.arguments import fp32_of, require, seed_of
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import at
 from isa_model.formats import FORMATS, later
@@ -146,7 +146,7 @@ class Quantised:
     @property
     def overflow(self) -> float:
         """Share of elements beyond the target's largest number, which they became."""
-        return float(self.made.beyond.sum() / max(self.codes.size, 1))
+        return float(self.made.beyond.sum() / max(self.made.numbers.size, 1))
 
     def values(self) -> NDArray[np.float64]:
         """Return the elements times their scales, (R, C), exact in float64 (at most 24 + 24 bits)."""
@@ -188,12 +188,13 @@ class Quantised:
 
 @in_ieee_mode
 def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: int = 0) -> Quantised:
-    """Return a matrix (R, C), rounded to FP32, after a cast. `seed` is that of a cast that rounds at random.
+    """Return a matrix (R, C), rounded to FP32, after a cast.
 
+    `seed`, from 0 to 2**64 - 1, is that of a cast that rounds at random.
     `scales`, values or codes in the format of the scales, replace those computed from the groups: one per group,
     (ceil(R / rows), ceil(C / columns)), or (1, 1) for one scale in all.
-    Raises ValueError unless `x` is a matrix of real numbers and `scales` fits it; and if `x` holds a NaN or an infinity
-    and the cast has no scale, or a format without a NaN.
+    Raises ValueError unless `x` is a matrix of real numbers, `scales` fits it and `seed` is a seed; and if `x` holds a NaN or
+    an infinity and the cast has no scale, or a format without a NaN.
     """
     import numpy as np
 
@@ -201,7 +202,7 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: in
     from isa_model.elements import elements_of
 
     require("cast", cast, Cast, "isa_model.Cast makes one")
-    x = fp32_of("x", x)
+    seed, x = seed_of(seed), fp32_of("x", x)
     if x.ndim != 2:
         raise ValueError(f"x is {x.shape}, of {x.ndim} dimensions; expected a matrix")
     has_nans = cast.scale is not None and None not in (cast.to.nan_code, cast.scale.nan_code)

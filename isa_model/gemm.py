@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa_model.arguments import fp32_of, require, whole_number
+from isa_model.arguments import fp32_of, require, seed_of, whole_number
 from isa_model.array_codec import encode_array, from_codes
 from isa_model.formats import Format
 from isa_model.ieee import in_ieee_mode
@@ -86,7 +86,7 @@ def gemm(
     total: Any = None
     with np.errstate(over="ignore", invalid="ignore"):
         for i, (first, end) in enumerate(pairwise(bounds)):
-            own = None if seed is None else (seed + i) % (1 << 64)
+            own = None if seed is None else (seed_of(seed) + i) % (1 << 64)
             part = matmul(
                 instruction, a_codes[:, first:end], b_codes[first:end], None, *scales, engine=engine, seed=own
             )

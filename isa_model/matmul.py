@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model import golden, sparse
-from isa_model.arguments import require, whole_number
+from isa_model.arguments import array_of, require, seed_of
 from isa_model.array_codec import code_dtype, from_codes, to_codes
 from isa_model.float64 import Codes
 from isa_model.formats import Format
@@ -105,10 +105,7 @@ def _seed(instruction: Instruction, seed: int | None) -> int:
         raise ValueError("seed is given, but the instruction draws no random bits")
     if seed is None:
         raise ValueError("the instruction rounds stochastically: it needs a seed, a whole number from 0 to 2**64 - 1")
-    seed = whole_number("seed", seed)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed = {seed}: expected a whole number from 0 to 2**64 - 1")
-    return seed
+    return seed_of(seed)
 
 
 def factors(
@@ -143,7 +140,7 @@ def looked_up(name: str, fmt: Format, codebook: Codebook | None, x: ArrayLike, t
         if tables is not None:
             raise ValueError(f"tables_{name} is given, but {name} is not looked up")
         return _matrix(name, fmt, x)
-    entries, indices = 1 << codebook.bits, np.asarray(x)
+    entries, indices = 1 << codebook.bits, array_of(name, x)
     if indices.ndim != 2 or indices.dtype.kind != "u" or indices.max(initial=0) >= entries:
         about = f"{name} is {indices.dtype} {indices.shape}"
         raise ValueError(f"{about}; expected a matrix of unsigned integers below {entries}, indices into its tables")

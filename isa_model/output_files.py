@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from isa_model.diagnostics import InputError
+from isa_model.diagnostics import InputError, Unavailable
 from isa_model.input_files import MIB, open_file, read_bytes, reason
 
 SUMS = "SHA256SUMS"
@@ -68,7 +68,8 @@ def check_folder(folder: Path, kind: str, source: Path | None = None) -> None:
 def write_folder(folder: Path, contents: Mapping[str, str | bytes], kind: str, source: Path | None = None) -> None:
     """Write files and their SHA256SUMS into `folder`, replacing an older one of its kind as a whole (see `check_folder`).
 
-    Raises InputError if the folder cannot be written or holds something else, or if a name is no plain file name.
+    Raises Unavailable if there is no space, InputError if the folder cannot be written otherwise or holds something else, or if
+    a name is no plain file name.
     """
     for name in contents:
         if not _PLAIN.fullmatch(name) or name == SUMS:
@@ -307,7 +308,7 @@ def _flock(handle: int, shared: bool) -> None:
 def _replacing(path: Path, check: Callable[[], None]) -> Iterator[tuple[Path, Path]]:
     """Yield a name beside `path` to write to, and the resolved `path`, which no other writer touches meanwhile.
 
-    `check` decides whether `path` may be replaced. Raises InputError for every OSError.
+    `check` decides whether `path` may be replaced. Raises Unavailable if there is no space, InputError for every other OSError.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -352,7 +353,9 @@ def _check_above(target: Path) -> None:
         raise PermissionError(errno.EACCES, f"{above} cannot be written to", str(above))
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
+def _unwritable(path: Path, error: OSError) -> InputError | Unavailable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable(f"cannot write {path}: no space left; make some, or write elsewhere")
     return InputError.of(f"cannot write {path}: {reason(error)}")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model.arguments import array_of
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleOperand, Sparsity
 
@@ -43,7 +44,7 @@ def checked(sparsity: Sparsity, positions: ArrayLike | None, stored: Codes) -> N
     expected[k_axis] //= sparsity.run
     if positions is None:
         raise ValueError(f"the instruction needs `positions`, {tuple(expected)}: {sparsity.operand} is sparse")
-    given = np.asarray(positions)
+    given = array_of("positions", positions)
     if given.dtype.kind != "u" or given.shape != tuple(expected):
         raise ValueError(
             f"positions is {given.dtype} {given.shape}; expected unsigned integers of shape {tuple(expected)}"

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from strategies import KINDS, codes, instructions, integer_instructions
 
 from codesign.__main__ import run
+from codesign.commands.bound import remarks
 from codesign.evidence.bounds.curves import growth
 from codesign.evidence.bounds.derive import bound
 from codesign.evidence.bounds.formula import formulas
 from codesign.evidence.bounds.rounding_errors import grown
 from codesign.evidence.bounds.source import SOURCE
-from codesign.evidence.bounds.witness import Bench, Witness
+from codesign.evidence.bounds.witness import Bench, Witness, search
 from codesign.evidence.numerics.curves import with_bits
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Subject
@@ -385,6 +386,15 @@ def test_exact_sums_are_said_to_be_exact(capsys):
     """For whole numbers there is neither a formula nor an input."""
     assert run(["bound", "hopper.wgmma.m64n256k32.s32.s8.s8"]) == 0
     assert "Sums are exact as long as nothing overflows." in capsys.readouterr().out
+
+
+def test_sums_too_long_for_a_bound_are_said_to_have_none():
+    """Where roundings can add up beyond doubles, there is neither a bound nor an input."""
+    stages = {"s": {"terms": 1, "accumulator": True, "result": {"format": "e8m1", "rounding": "nearest-even"}}}
+    long = sums(stages, a="e8m1", accumulator="e8m1", k=1)
+    limits, found = search(long, 4096)
+    assert (limits.worst, found) == (inf, None)
+    assert remarks(limits, found, long)[0].startswith("R is beyond float64")
 
 
 def test_a_bound_needs_a_number_of_products(capsys):

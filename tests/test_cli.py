@@ -164,15 +164,47 @@ def test_what_no_run_could_do_is_refused_before_it_begins(arguments, tmp_path, m
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
-def test_output_that_finds_no_space_is_told_in_a_sentence():
+@pytest.mark.parametrize("arguments", [["list"], ["--version"]])  # a long output, and one that is written at the end
+def test_output_that_finds_no_space_is_told_in_a_sentence(arguments):
     """A full disk behind stdout gives one sentence and exit code 3, without a traceback."""
     with open("/dev/full", "w") as full:
-        arguments = [sys.executable, "-m", "codesign", "list"]
-        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        command = [sys.executable, "-m", "codesign", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (
         3,
         "codesign: cannot write: no space left; make some, or write elsewhere\n",
     )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_does_not_change_the_exit_code(unbuffered):
+    """`codesign ... | head -1` exits with what the command found, also where messages go into the pipe."""
+    for arguments, code in ((["list", "instructions"], 0), (["validate", "no.yaml"], 2)):
+        command = [sys.executable, "-m", "codesign", *arguments]
+        reader, writer = os.pipe()
+        os.close(reader)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        assert subprocess.run(command, stdout=writer, stderr=writer, cwd=ROOT, env=environment).returncode == code
+        os.close(writer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of the size of files")
+def test_an_unbuffered_output_is_written_as_a_whole_or_fails(tmp_path):
+    """Python alone would drop what a full disk does not take of an unbuffered stdout, and exit with 0."""
+    command = (
+        f"ulimit -f 8; trap '' XFSZ; {sys.executable} -m codesign list instructions --csv > {tmp_path / 'rows.csv'}"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes streams")
+def test_a_command_runs_without_stdout():
+    """Where stdout is closed, its output goes nowhere."""
+    command = f"{sys.executable} -m codesign list formats >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_exits_0():

@@ -127,6 +127,7 @@ def test_a_report_is_rebuilt_from_its_result_byte_for_byte(results, tmp_path):
     [
         (lambda text: "{", "is no result.json"),
         (lambda text: json.dumps({"a": 1}), "is no result.json"),
+        (lambda text: f"\ufeff{text}", "is no result.json"),
         (lambda text: text.replace('"schema_version": 5', '"schema_version": 1'), "has version 1 of the schema"),
         (lambda text: text.replace('"headline"', '"headlines"'), "is damaged at headline"),
     ],

@@ -9,6 +9,7 @@ from codesign.figures.figure import Alternative
 from codesign.report import lookup as report_lookup
 from codesign.report.comparison import heading, notes, title
 from codesign.verdicts.compare import OVERFLOW, compare
+from codesign.verdicts.readings import counterpart
 from isa_model import InputError
 
 
@@ -416,5 +417,19 @@ def test_a_comparison_takes_two_proposals_each_once():
     a, b = result("a", errors(0.1)), result("b", errors(0.1))
     with pytest.raises(InputError, match=r"a comparison takes two proposals or more\n *= codesign compare A B"):
         compare([a])
-    with pytest.raises(InputError, match=r"`b` is there twice\n *= each proposal once"):
+    with pytest.raises(InputError, match=r"`b` is there twice\n *= each proposal once; `codesign diff` shows"):
         compare([a, b, b])
+
+
+def test_ratios_are_computed_once_for_each_row(monkeypatch):
+    """Hundreds of results are compared in seconds: searches through all figures do not grow with the pairs of rows."""
+    from codesign.verdicts import compare as comparing
+
+    searched = []
+    monkeypatch.setattr(comparing, "counterpart", lambda *given: searched.append(1) or counterpart(*given))
+    counts = []
+    for n in (10, 20):
+        searched.clear()
+        compare([result(f"p{i}", errors(0.1 + i / 1000, half=0.2), [area(1.2)]) for i in range(n)])
+        counts.append(len(searched))
+    assert counts[1] < 2.5 * counts[0]

@@ -126,6 +126,16 @@ def test_faults_are_caught(small):
     assert caught >= 0.9 * faults
 
 
+def test_all_nets_of_a_unit_with_fewer_are_held():
+    """A unit of a few gates has as many faults as its nets allow, each of which is noticed."""
+    one = {"format": "uint1", "rounding": "nearest-even", "overflow": "wrap"}
+    spec = instruction(
+        {"s": {"terms": 1, "accumulator": True, "result": one}}, a="uint1", b="uint1", accumulator="uint1", k=1
+    )
+    netlist = synthesise(unit(spec), Library.own()).netlist
+    assert faults_caught(netlist, spec, 100) == (2 * len(netlist.gates), 2 * len(netlist.gates))
+
+
 def test_a_wrong_gate_is_caught(small):
     """A gate of another kind is a mismatch, reported with the operands that show it."""
     spec, netlist = small

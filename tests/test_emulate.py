@@ -346,3 +346,41 @@ def test_loss_and_gradients_are_the_same_under_a_wrapper(wrapper, process_group)
     for expected, got in zip(alone.parameters(), model.parameters(), strict=True):
         grad = got.grad.full_tensor() if hasattr(got.grad, "full_tensor") else got.grad
         assert torch.equal(expected.grad, grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variant": "transformer-engine"}, "models run on no variant `transformer-engine`"),
+        ({"at": 16}, "the sweep has no value 16"),
+        ({"on": "configurable-accumulation", "at": 99}, "the sweep has no value 99"),
+        ({"on": HOPPER, "variant": "today"}, "`variant` and `at` are of a proposal"),
+        ({"keep": ["heads"]}, "no component is called `heads`"),
+        ({"model": 3}, "the model is of type int"),
+        ({"model": nn.Linear(8, 4).double()}, "its weight is torch.float64"),
+    ],
+)
+def test_options_that_a_proposal_does_not_have_are_refused(options, said):
+    """What would have meant the proposal itself, or nothing, is an error."""
+    with pytest.raises(InputError, match=said):
+        emulator.emulate(**{"model": nn.Linear(8, 4), "on": "group-scaled-mma", **options})
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inputs_that_do_not_fit_a_linear_are_refused(frozen):
+    """An input of another width or dtype is an error, as in torch, not numbers from beyond the weight."""
+    model = nn.Sequential(nn.Linear(8, 4))
+    with emulator.emulate(model, "group-scaled-mma", frozen=frozen), torch.set_grad_enabled(not frozen):
+        with pytest.raises(ValueError, match=r"the input is \(2, 9\); a Linear of 8 inputs takes \(..., 8\)"):
+            model(torch.ones(2, 9))
+        with pytest.raises(ValueError, match=r"the input has dtype torch\.int64"):
+            model(torch.ones(2, 8, dtype=torch.int64))
+        assert model(torch.ones(0, 8)).shape == (0, 4)
+
+
+def test_a_linear_without_inputs_gives_its_bias():
+    """A sum of no products is zero, to which the bias is added."""
+    made = recipe_on("group-scaled-mma")
+    bias = torch.tensor([1.0, -2.0])
+    y = linear(torch.ones(3, 0), torch.ones(2, 0), bias, Rules(Arithmetic(made)))
+    assert torch.equal(y, bias.expand(3, 2))

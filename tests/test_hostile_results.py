@@ -49,10 +49,11 @@ NOTHING = {"label": "", "variant": "today"}
         ),
         ((*SECTION, "tables"), lambda tables: tables * 2000, "tables, more than"),
         (("evidence", 0, "sections", 0, "tables", 0, "columns"), [{"heading": ""}] * 400_000, "columns of its tables"),
+        (("evidence", 0, "figures", 0), lambda f: f | {"low": 5.0, "high": 1.0}, "ends before it starts"),
     ],
 )
 def test_a_result_that_would_take_minutes_or_hide_a_plot_is_refused(result, tmp_path, path, value, message):
-    """Sizes that drawing cannot take, and plots that would replace one another, are told when a result is read."""
+    """What drawing cannot take, would replace something else, or is no interval is told when a result is read."""
     data = json.loads(report.contents(result)["result.json"])
     section = data["evidence"][0]["sections"][1]
     section["tables"] = section.get("tables") or [data["evidence"][0]["sections"][0]["tables"][0]]

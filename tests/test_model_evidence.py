@@ -228,3 +228,19 @@ def test_an_emulated_model_is_a_model_in_the_harness(tmp_path):
     done = subprocess.run([sys.executable, str(example), str(folder), HOPPER], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "bits_per_byte" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("sweep", "swept"),
+    [
+        ("{changes: {a: {stages: {fuse: {fraction_bits: 15}}}, b: {stages: {fuse: {fraction_bits: 19}}}}}", ["a", "b"]),
+        (
+            "{field: stages.fuse.fraction_bits, values: [15, 19], across: {field: accumulator, values: [fp32, fp64]}}",
+            ["15, fp32", "15, fp64", "19, fp32", "19, fp64"],
+        ),
+    ],
+)
+def test_every_kind_of_sweep_has_numerics(sweep, swept):
+    """Models run on each variant of a sweep, whether it is made of values, of changes or of two sweeps."""
+    proposal = parse_proposal(parse_yaml(PROPOSAL + f"sweep: {sweep}\n", "test.yaml"))
+    assert [at for variant, at in numerics(proposal) if at is not None] == swept

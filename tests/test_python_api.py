@@ -142,6 +142,7 @@ def test_a_comparison_shows_itself_and_is_saved(result, tmp_path):
     if find_spec("pandas"):
         assert {"my-variant", "other"} <= set(found.to_frame()["proposal"])
     assert found.save(tmp_path / "both").name == "comparison.html"
+    assert codesign.compare([result, other], "cost.area_ratio").objectives == ("cost.area_ratio",)
     for wrong, said in (([result, result], "twice"), ([result], "two proposals"), (result, "two proposals")):
         with pytest.raises(codesign.InputError, match=said):
             codesign.compare(wrong)

@@ -352,3 +352,14 @@ def test_fields_of_both_kinds_take_booleans():
         Format(name="e4m3x", exponent_bits=4, mantissa_bits=3, bias=7, signed=False, overflow="saturate").signed
         is False
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("name: x\nstages: {}\na: e4m3\n", "an instruction"), ("recipe: x\ntitle: y\n", "a recipe")]
+)
+def test_a_file_of_another_kind_is_one_fault(text, kind):
+    """An instruction or a recipe in place of a proposal is named as what it is, not field by field."""
+    with pytest.raises(InputError) as error:
+        parse_proposal(parse_yaml(text, "x.yaml"))
+    (fault,) = error.value.problems
+    assert (fault.line, fault.message) == (1, f"this is {kind}, not a proposal")

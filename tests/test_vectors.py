@@ -8,7 +8,8 @@ import pytest
 from codesign.__main__ import run
 from isa_model import golden, load
 from isa_model.instruction import Instruction
-from isa_model.vectors.make import _random
+from isa_model.vectors.coverage import measure
+from isa_model.vectors.make import _random, make
 from isa_model.vectors.vector import answer
 
 SPECS = [
@@ -111,3 +112,12 @@ def test_operands_may_have_exponents_far_from_those_of_c(bias):
         vector = _random(spec, rng)
         assert 0 <= vector.c < 1 << 32
         assert answer(spec, vector) == golden.dot(spec, vector.a, vector.b, vector.c)
+
+
+def test_numbers_of_two_names_are_wanted_once():
+    """The largest number of one bit is 1: no bin is wanted that another one takes."""
+    result = {"format": "uint1", "rounding": "nearest-even", "overflow": "wrap"}
+    data = {"shape": {"m": 1, "n": 1, "k": 1}, "a": "uint8", "b": "uint1", "accumulator": "uint1"}
+    stages = {"sum": {"terms": 1, "accumulator": True, "result": result}}
+    made = make(Instruction.model_validate({**data, "name": "one bit", "stages": stages}), 200, 0)
+    assert not [name for row in measure(made) for name in row.missed]

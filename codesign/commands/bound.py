@@ -109,6 +109,8 @@ def remarks(limits: Bound, found: Witness | None, instruction: Instruction) -> l
     """Return sentences on the input found, and on where the bounds hold."""
     if not limits.worst:
         said = ["Sums are exact as long as nothing overflows."]
+    elif not isfinite(limits.worst):
+        said = ["R is beyond float64: the roundings of so many products have no useful bound."]
     elif found is None:
         said = ["No input was found: none fits the formats."]
     else:

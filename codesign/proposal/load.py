@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ def load_proposal(path: str | Path) -> Proposal:
 
 
 def parse_proposal(document: Document) -> Proposal:
-    """Return the proposal in a document. Raises InputError with every fault of the document."""
+    """Return the proposal in a document. Raises InputError with every fault of the document, one if it is of another kind."""
+    other = "an instruction" if is_instruction(document.data) else "a recipe" if "recipe" in document.data else ""
+    if other and "proposal" not in document.data:
+        raise InputError(
+            [document.problem((), f"this is {other}, not a proposal", "`codesign init` writes a proposal")]
+        )
     layers = document.data.get("layers")
     try:
         context = {"layers": tuple(layers) if isinstance(layers, dict) else ()}
@@ -43,6 +48,11 @@ def parse_proposal(document: Document) -> Proposal:
     if problems:
         raise InputError(dict.fromkeys(problems))
     return proposal
+
+
+def is_instruction(data: Mapping[str, Any]) -> bool:
+    """Return whether the data of a file describe an instruction: it has stages and no base."""
+    return "stages" in data and "base" not in data
 
 
 def _claim_problems(document: Document, faulty: Container[Any]) -> list[Problem]:

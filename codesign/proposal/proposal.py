@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from codesign.figures.words import listed
 from codesign.proposal.baselines import Baseline, baselines, fitting
-from codesign.proposal.parts import MOST, BaseName, Few, GpuName, Once, Rate, SourceName, WorkloadName
+from codesign.proposal.parts import MOST, OWN_VARIANTS, BaseName, Few, GpuName, Once, Rate, SourceName, WorkloadName
 from codesign.proposal.parts import Claim as Claim
 from codesign.proposal.parts import Layer as Layer
 from codesign.proposal.parts import OperandPath as OperandPath
@@ -238,10 +238,16 @@ class Proposal(Spec):
     def training_recipe(self, variant: Variant = "proposal", value: Value | None = None) -> Recipe:
         """Return the training recipe with all GEMMs on a variant's instruction.
 
-        Raises InputError if the recipe is unknown or wrong, ValidationError if it does not fit the instruction.
+        Raises InputError for another variant or value and if the recipe is unknown or wrong, ValidationError if it does not fit
+        the instruction.
         """
         from codesign.proposal.recipe import load_recipe
 
+        if variant not in OWN_VARIANTS:
+            raise InputError.of(f"models run on no variant `{variant}`", f"one of: {', '.join(OWN_VARIANTS)}")
+        if value is not None and (self.sweep is None or value not in self.sweep.points):
+            hint = f"one of: {', '.join(map(str, self.swept))}" if self.sweep else "the proposal has no `sweep`"
+            raise InputError.of(f"the sweep has no value {value!r}", hint)
         if self.in_slices or self.inputs != "bf16":
             raise InputError.of(
                 "recipes have BF16 tensors, and operands in one slice", "a proposal without `inputs` and `slices`"

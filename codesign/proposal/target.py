@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from codesign.proposal.load import parse_proposal
+from codesign.proposal.load import is_instruction, parse_proposal
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.shipped import names, proposal_file
 from isa_model.diagnostics import Document, InputError, read_yaml, suggest
@@ -33,11 +33,6 @@ def instruction_of(target: str) -> Instruction:
     """Return the instruction that a file or name stands for; for a proposal, the changed one."""
     found = meant(target)
     return found.proposed() if isinstance(found, Proposal) else found
-
-
-def is_instruction(data: Mapping[str, Any]) -> bool:
-    """Return whether the data of a file describe an instruction: it has stages and no base."""
-    return "stages" in data and "base" not in data
 
 
 def field_names(data: Mapping[str, Any]) -> list[str]:

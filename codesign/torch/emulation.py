@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from codesign.proposal.proposal import Value, Variant
-from codesign.proposal.recipe import Component
+from codesign.proposal.recipe import COMPONENTS, Component
 from codesign.torch.arithmetic import Arithmetic
 from codesign.torch.attention import EmulatedAttention
 from codesign.torch.engines import ENGINES, Engine, engine_of
-from codesign.torch.linear import Rules, linear, product
+from codesign.torch.linear import TAKEN, Rules, check, linear, product
 from codesign.torch.rules import On, recipe_on
 from codesign.torch.shared_input import SharedInput
 from isa_model.diagnostics import InputError, suggest
@@ -76,7 +76,7 @@ def emulate(
     at: Value | None = None,
     engine: Engine = "auto",
     only: str | Sequence[str] = "*",
-    keep: Sequence[Component] | None = None,
+    keep: Component | Sequence[Component] | None = None,
     attention: bool = False,
     frozen: bool = False,
 ) -> Emulation:
@@ -100,6 +100,11 @@ def emulate(
         raise InputError.of(
             f"no engine is called `{engine}`", suggest(engine, ENGINES) or f"one of: {', '.join(ENGINES)}"
         )
+    if not isinstance(model, nn.Module):
+        raise InputError.of(f"the model is of type {type(model).__name__}", "a torch.nn.Module comes first")
+    keep = (keep,) if isinstance(keep, str) else keep
+    for wrong in (x for x in keep or () if x not in COMPONENTS):
+        raise InputError.of(f"no component is called `{wrong}`", f"`keep` has some of: {', '.join(COMPONENTS)}")
     patterns = [only] if isinstance(only, str) else list(only)
     rules = _Choice(on, variant, at, engine, keep)
     found = Emulation(model)
@@ -212,8 +217,9 @@ def _reason(module: nn.Module, name: str, seen: _Seen) -> str | None:
         return "its forward was replaced on the object, as hooks of accelerate do; emulate the model before"
     if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
         return "already emulated" if isinstance(module, _Emulated) else "a Linear with a forward of its own"
-    if not all(p.is_floating_point() for p in own):
-        return "its weight is quantised already"
+    if wrong := [p.dtype for p in own if p.dtype not in TAKEN]:
+        wide = wrong[0].is_complex or wrong[0] == torch.float64
+        return f"its weight is {wrong[0]}" if wide else "its weight is quantised already"
     if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
         return "attention with bias_k or add_zero_attn"
     return "already emulated" if isinstance(module, _Emulated) else ""
@@ -240,8 +246,9 @@ class _Emulated:
         """Return the emulated Linear, in the dtype that automatic mixed precision asks for, if it is on."""
         kind = x.device.type
         out = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        if self._frozen is None or torch.is_grad_enabled():
+        if self._frozen is None or torch.is_grad_enabled() or not x.numel():
             return linear(x, weight, bias, self._key, out)
+        check(x, weight)
         base = weight if weight._base is None else weight._base
         key = id(base), weight.storage_offset()
         if key not in self._frozen:  # the weight is kept, so that none put in its place has its id

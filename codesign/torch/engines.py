@@ -61,8 +61,10 @@ def multiply(
 ) -> Tensor:
     """Return D = A B, for `a` (..., M, K) and `b` (..., K, N) with their scales, summed as `gemm` defines.
 
-    D is FP32, rounded once to the dtype `out`.
+    D is FP32, rounded once to the dtype `out`. Raises ValueError if K differs.
     """
+    if a.elements.shape[-1] != b.elements.shape[-2]:
+        raise ValueError(f"A is {tuple(a.elements.shape)} and B is {tuple(b.elements.shape)}: K differs")
     if engine in ("torch", "fp32"):
         return _sums(a, b).to(out)
     if a.elements.dim() > 2:

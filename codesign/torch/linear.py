@@ -50,6 +50,20 @@ def rules_of(key: str) -> Rules:
     return _rules[key]
 
 
+TAKEN = (torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes of the tensors of emulated Linears."""
+
+
+def check(x: Tensor, weight: Tensor) -> None:
+    """Raise ValueError unless X (..., inputs) fits the weight (..., outputs, inputs) and has a dtype that is emulated."""
+    if x.shape[-1:] != weight.shape[-1:]:
+        raise ValueError(
+            f"the input is {tuple(x.shape)}; a Linear of {weight.shape[-1]} inputs takes (..., {weight.shape[-1]})"
+        )
+    if x.dtype not in TAKEN:
+        raise ValueError(f"the input has dtype {x.dtype}; one of: {', '.join(map(str, TAKEN))}")
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, rules: Rules | str, out: torch.dtype | None = None
 ) -> Tensor:
@@ -57,7 +71,9 @@ def linear(
 
     `x` is (..., tokens, inputs), `weight` (outputs, inputs), or both have one leading dimension of experts. The bias is added
     in FP32, before the only rounding to `out`. `rules` may be the key of rules that were used before.
+    Raises ValueError if X does not fit the weight, or has a dtype that is not emulated.
     """
+    check(x, weight)
     y: Tensor = _linear(x, weight, bias, rules if isinstance(rules, str) else rules.key, out or x.dtype)
     return y
 
@@ -87,8 +103,9 @@ def _flat(x: Tensor, weight: Tensor) -> Tensor:
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, rules: str, out: torch.dtype) -> Tensor:
     found = _rules[rules]
     shape = (*x.shape[:-1], weight.shape[-2])
-    if x.numel() == 0:
-        return x.new_zeros(shape, dtype=out)
+    if x.numel() == 0:  # no token, or no inputs to sum
+        y = x.new_zeros(shape, dtype=out)
+        return y if bias is None else y + bias.to(out)
     x = found.arithmetic.activation(_flat(x.detach(), weight), found.crossed)  # type: ignore[assignment]
     y = product(x, found.arithmetic.weight(weight.detach()), bias, found, out)  # type: ignore[arg-type]
     flat: Tensor = torch.ops.aten._unsafe_view(y, shape)  # an operator must not return a view

@@ -31,9 +31,12 @@ def recipe_on(on: On, variant: Variant = "proposal", at: Value | None = None) ->
 
     `variant` and `at` choose a variant of a proposal, and the value of its swept field. An instruction takes the rules of
     DeepSeek-V3's recipe, with the groups of its own scales, or one scale per tensor.
-    Raises InputError for an unknown name, a faulty file, or an instruction on which the recipe's tensors cannot be cast.
+    Raises InputError for an unknown name, variant or value, a faulty file, or an instruction on which the recipe's tensors
+    cannot be cast.
     """
     found = meant(on)
+    if not isinstance(found, Proposal) and (variant != "proposal" or at is not None):
+        raise InputError.of("`variant` and `at` are of a proposal", "leave them out, or give a proposal")
     if isinstance(found, Recipe):
         return found
     name = found.name if isinstance(found, Instruction) else found.proposal

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Literal
 
@@ -18,7 +19,7 @@ from codesign.figures.metric import Axis, metric_named, metrics
 from codesign.figures.words import listed, worst
 from codesign.proposal.proposal import Variant
 from codesign.verdicts.evaluate import Result
-from codesign.verdicts.readings import Reading, counterpart, decided, read, read_case, relative
+from codesign.verdicts.readings import Ends, Reading, counterpart, decided, read, read_case, relative
 from isa_model.diagnostics import InputError, suggest
 from isa_model.stage import Spec
 
@@ -95,7 +96,10 @@ def compare(results: Sequence[Result], objectives: Sequence[str] = ()) -> Compar
         raise InputError.of("a comparison takes two proposals or more", "codesign compare A B")
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise InputError.of(f"`{twice}` is there twice", "each proposal once")
+        raise InputError.of(
+            f"`{twice}` is there twice",
+            "each proposal once; `codesign diff` shows what changed between two results of one",
+        )
     compared = {name: metric.axis for name, metric in metrics().items() if metric.axis}
     for wrong in (o for o in objectives if o not in compared):
         raise InputError.of(f"`{wrong}` is no objective", suggest(wrong, compared) or f"one of: {', '.join(compared)}")
@@ -165,6 +169,18 @@ class ComparisonRow:
     figures: dict[str, Figure]
     all: Sequence[Figure]
     """Every figure of the result."""
+
+    @cached_property
+    def paired(self) -> dict[str, tuple[Figure, Ends]]:
+        """Figure of today's software and the interval of the ratio to it, by sampled axis; missing: none."""
+        found = {}
+        for axis, figure in self.figures.items():
+            if not metric_named(axis).sampled:
+                continue
+            base, ratio = counterpart("software", figure, self.all), against_software(figure, self.all)
+            if base and ratio and ratio.ends:
+                found[axis] = base, ratio.ends
+        return found
 
 
 def _all(result: Result, shared: dict[str, set[Place] | None], variant: Variant = "proposal") -> dict[str, Figure]:
@@ -308,18 +324,12 @@ def _ahead(one: ComparisonRow, other: ComparisonRow, axes: Sequence[str]) -> tup
 
 def _better_paired(one: ComparisonRow, other: ComparisonRow, axis: str) -> bool:
     """Return whether the ratio to one and the same figure of today's software is certainly better: what they share cancels."""
-    bases, ratios = [], []
-    for row in (one, other):
-        f = row.figures[axis]
-        base = counterpart("software", f, row.all)
-        found = against_software(f, row.all) if base and metric_named(axis).sampled else None
-        if base is None or found is None or found.ends is None:
-            return False
-        bases.append((base.workload, base.tensors, base.value))
-        ratios.append(found.ends)
-    (low, high), (other_low, other_high) = ratios
+    if axis not in one.paired or axis not in other.paired:
+        return False
+    (base, (low, high)), (other_base, (other_low, other_high)) = one.paired[axis], other.paired[axis]
     better = low > other_high if metric_named(axis).better == "higher" else high < other_low
-    return bases[0] == bases[1] and better
+    place, other_place = ((f.workload, f.tensors, f.value) for f in (base, other_base))
+    return place == other_place and better
 
 
 def _better(one: Figure, other: Figure) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codesign.figures.evidence import Evidence
+from codesign.figures.figure import Alternative, Figure
 from codesign.figures.metric import metrics
 from codesign.verdicts.evaluate import SCHEMA_VERSION, Result, spec_sha256
 from isa_model.diagnostics import InputError
@@ -64,7 +65,7 @@ def read_result(path: Path) -> Result:
     except OSError as error:
         raise InputError.of(f"{path} cannot be read: {reason(error)}") from None
     try:
-        found = parse_json(text)
+        found = parse_json(text.decode())
         version = found["schema_version"]
     except (ValueError, TypeError, KeyError):
         raise InputError.of(f"{path} is no result.json", "one that `codesign evaluate` wrote") from None
@@ -144,6 +145,10 @@ def _of_evidence(evidence: Evidence) -> Iterator[str]:
     named = [f.metric for f in evidence.figures] + [c.metric for t in tables for c in t.columns if c.metric]
     if unknown := [name for name in named if name not in metrics()]:
         yield f"`{unknown[0]}` in `{evidence.source}` is no metric"
+    for figure in evidence.figures:
+        cases: tuple[Figure | Alternative, ...] = (figure, *figure.alternatives)
+        if any(f.low is not None and f.high is not None and f.low > f.high for f in cases):
+            yield f"an interval of `{figure.metric}` in `{evidence.source}` ends before it starts"
     if any(len(table.headings) != len(table.rows) for table in tables):
         yield f"a table of `{evidence.source}` has more headings than names in a row, or fewer"
     for plot in evidence.plots:

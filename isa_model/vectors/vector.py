@@ -162,9 +162,12 @@ class Specials:
         self.codes: dict[str, int] = {}
         if fmt.kind == "integer":
             bits = fmt.mantissa_bits
-            self.codes = {"0": 0, "1": 1, "largest": fmt.max_finite_magnitude}
+            named = {"0": 0, "1": 1, "largest": fmt.max_finite_magnitude}
             if fmt.signed:
-                self.codes |= {"-1": (1 << bits) - 1, "smallest": 1 << (bits - 1)}
+                named |= {"-1": (1 << bits) - 1, "smallest": 1 << (bits - 1)}
+            for name, code in named.items():
+                if code not in self.codes.values():  # the largest of one bit is 1
+                    self.codes[name] = code
         elif fmt.kind == "table":
             ends = [(x, code) for x, code in finite(fmt.values) if x]
             order = sorted(ends, key=lambda entry: abs(entry[0]))

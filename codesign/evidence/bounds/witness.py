@@ -251,7 +251,7 @@ def search(instruction: Instruction, k: int, thorough: bool = True) -> tuple[Bou
         made = [m for x in found if x.layout in bench.layouts and (m := bench.run(x)) and m.mass <= _most(limits)]
     else:
         made = _found(bench, limits, thorough)
-    chosen = max((m for m in made if m.mass), key=lambda m: m.attained(limits), default=None)
+    chosen = max((m for m in made if m.mass), key=lambda m: m.relative, default=None)
     return limits, chosen
 
 
@@ -268,7 +268,7 @@ def _found(bench: Bench, limits: Bound, thorough: bool) -> list[Witness]:
 
     def best(candidates: Iterable[Witness]) -> Witness:
         made = [m for c in candidates if (m := bench.run(c)) and m.mass <= most]
-        return max(made, key=lambda m: m.attained(limits), default=Witness(-1, 0, 0, ((0, 0),) * NONE))
+        return max(made, key=lambda m: m.relative, default=Witness(-1, 0, 0, ((0, 0),) * NONE))
 
     found = []
     for level, heads in (x for x in bench.layouts if thorough or x[1] in (0, 16)):
@@ -282,13 +282,13 @@ def _found(bench: Bench, limits: Bound, thorough: bool) -> list[Witness]:
                 found.append(
                     best([*alone, *(replace(start, pairs=(lead, zero if boost else x, x, x, x)) for x in small)])
                 )
-    found.sort(key=lambda m: -m.attained(limits))
+    found.sort(key=lambda m: -m.relative)
     for i in range(min(REFINED, len(found)) if thorough else 0):
         for place in (BESIDE, FIRST, ODD, FILL):
             if place in bench.places(found[i].layout):
                 one = found[i]
                 found[i] = best([one, *(replace(one, pairs=_with(one.pairs, place, x)) for x in bench.small(one))])
-    return sorted(found, key=lambda m: -m.attained(limits))
+    return sorted(found, key=lambda m: -m.relative)
 
 
 def _with(pairs: tuple[Pair, ...], place: int, pair: Pair) -> tuple[Pair, ...]:

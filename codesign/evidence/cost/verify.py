@@ -94,12 +94,13 @@ def faults_caught(netlist: Netlist, spec: Instruction, count: int) -> tuple[int,
 
 
 def faults_shown(netlist: Netlist, batches: Sequence[UnitVectors], count: int) -> tuple[int, int]:
-    """Hold `count` random gate outputs at 0, then at 1. Return the numbers of faults and of those that vectors show."""
+    """Hold `count` random gate outputs, or all of fewer, at 0, then at 1. Return the numbers of faults and of those shown."""
     import numpy as np
 
     rng = np.random.default_rng(2)
     caught = 0
-    chosen = rng.choice([gate.output for gate in netlist.gates], count, replace=False)
+    nets = [gate.output for gate in netlist.gates]
+    chosen = rng.choice(nets, min(count, len(nets)), replace=False)
     for net in chosen.tolist():
         for value in (0, 1):
             caught += any((outputs(netlist, v, {net: value}) != v.d).any() for v in batches)

@@ -45,7 +45,7 @@ Numerics = dict[tuple[Variant, Value | None], Recipe]
 def numerics(proposal: Proposal) -> Numerics:
     """Return the recipe of each variant, and of each swept value, for which the proposal's instruction allows one."""
     keys: list[tuple[Variant, Value | None]] = [(v, None) for v in ("today", "software", "proposal", "exact")]
-    keys += [("proposal", value) for value in (proposal.sweep.values if proposal.sweep else ())]
+    keys += [("proposal", value) for value in proposal.swept]
     found: Numerics = {}
     for variant, at in keys:
         try:
