@@ -87,18 +87,6 @@ STEPS = (
         text=(("AHEAD = 4;", "AHEAD = 0;"),),
     ),
     Ablation(
-        "elected",
-        "an elected thread issues the copies, so that ptxas puts no loop around each",
-        "fprop",
-        (BenchGemm(64, 2112, 7168), BenchGemm(128, 7168, 2048)),
-        text=(
-            (
-                "constexpr bool ELECTED = !(ELEMENT == 0 && SCALES == 1 && BN == 192);",
-                "constexpr bool ELECTED = false;",
-            ),
-        ),
-    ),
-    Ablation(
         "look-ahead",
         "next stage polled while the last wgmmas run",
         "fprop",
