@@ -34,19 +34,20 @@ SHADES = (log2(1.02), log2(1.25), 1.0)
 
 
 def interval(figure: Figure) -> str:
-    """Return a figure's value, and its interval if that has any width; a ratio has no unit."""
+    """Return a figure's value, and its interval unless that reads as the value; a ratio has no unit."""
     unit = "1" if "; ratio to " in figure.source else metric_named(figure.metric).unit
     return with_ends(figure.value, figure.low, figure.high, unit)
 
 
 def with_ends(value: float | None, low: float | None, high: float | None, unit: str) -> str:
-    """Return a value with its interval if that has any width; None as an end is infinite, as both ends no interval."""
+    """Return a value with its interval, unless both ends read as the value; None as an end is infinite, as both no interval."""
     text = number(value, unit)
-    if value is None or low == value == high:
+    if value is None:
         return text
     if low is None and high is None:
         return f"{text} (no interval)"
-    return f"{text} [{'-∞' if low is None else number(low, unit)}, {'∞' if high is None else number(high, unit)}]"
+    ends = "-∞" if low is None else number(low, unit), "∞" if high is None else number(high, unit)
+    return text if ends == (text, text) else f"{text} [{', '.join(ends)}]"
 
 
 Names = tuple[str, ...]
