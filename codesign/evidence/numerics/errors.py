@@ -125,7 +125,8 @@ def errors_of(outcome: Outcome) -> Errors:
     every = counted.all()
 
     def summed(x: Any, of: Callable[..., Any] = np.sum) -> Array:
-        return np.asarray(of(weights * x if every else np.where(counted, weights * x, 0.0), axis=(1, 2)))
+        with np.errstate(invalid="ignore"):  # infinite errors of both signs
+            return np.asarray(of(weights * x if every else np.where(counted, weights * x, 0.0), axis=(1, 2)))
 
     error2, output2, quantisation2, total2 = (x**2 for x in (error, out - exact, exact - original, total))
     row_total2, row_original2 = ((columns[:, None, :] * x**2).sum(axis=2) for x in (total, original))
@@ -135,38 +136,35 @@ def errors_of(outcome: Outcome) -> Errors:
     original2, size = summed(original**2), d[0].size
     known = None if outcome.expected is None else outcome.expected / np.where(power > 0, power, 1.0)
     a, b = outcome.operands
-    with np.errstate(invalid="ignore"):  # infinite errors of both signs
-        return Errors(
-            error2=summed(error2),
-            exact2=summed(exact**2),
-            signed=summed(signed),
-            magnitude=summed(np.abs(exact)),
-            over_ulp=summed(over),
-            output2=summed(output2),
-            changed=summed(changed),
-            quantisation2=summed(quantisation2),
-            quantisation_along=summed((exact - original) * original),
-            total2=summed(total2),
-            original2=original2,
-            not_finite=summed(~finite),
-            overflowed=summed(
-                ~finite if outcome.saturated is None else ~finite | _clustered(outcome, outcome.saturated)
-            ),
-            filled=np.full(len(d), outcome.filled),
-            count=summed(np.ones_like(d)),
-            outputs=_effective(weights.reshape(len(d), -1)),
-            excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
-            error_most=summed(error2, np.max),
-            output_most=summed(output2, np.max),
-            quantisation_most=summed(quantisation2, np.max),
-            total_most=summed(total2, np.max),
-            sizes=np.abs(error).reshape(len(d), -1),
-            weights=weights.reshape(len(d), -1),
-            row_errors=row_errors,
-            row_weights=rows,
-            **_counts("a", a, [_clustered(outcome, x) for x in (a.nonzero, a.lost, a.cut)], rows),
-            **_counts("b", b, [_repeated(x, len(d)) for x in (b.nonzero, b.lost, b.cut)], columns),
-        )
+    return Errors(
+        error2=summed(error2),
+        exact2=summed(exact**2),
+        signed=summed(signed),
+        magnitude=summed(np.abs(exact)),
+        over_ulp=summed(over),
+        output2=summed(output2),
+        changed=summed(changed),
+        quantisation2=summed(quantisation2),
+        quantisation_along=summed((exact - original) * original),
+        total2=summed(total2),
+        original2=original2,
+        not_finite=summed(~finite),
+        overflowed=summed(~finite if outcome.saturated is None else ~finite | _clustered(outcome, outcome.saturated)),
+        filled=np.full(len(d), outcome.filled),
+        count=summed(np.ones_like(d)),
+        outputs=_effective(weights.reshape(len(d), -1)),
+        excess=np.full(len(d), np.nan) if known is None else original2 / (size * known) - 1,
+        error_most=summed(error2, np.max),
+        output_most=summed(output2, np.max),
+        quantisation_most=summed(quantisation2, np.max),
+        total_most=summed(total2, np.max),
+        sizes=np.abs(error).reshape(len(d), -1),
+        weights=weights.reshape(len(d), -1),
+        row_errors=row_errors,
+        row_weights=rows,
+        **_counts("a", a, [_clustered(outcome, x) for x in (a.nonzero, a.lost, a.cut)], rows),
+        **_counts("b", b, [_repeated(x, len(d)) for x in (b.nonzero, b.lost, b.cut)], columns),
+    )
 
 
 def _counts(which: str, operand: Operand, counts: list[Any], weights: Any) -> dict[str, Array]:
