@@ -1,11 +1,18 @@
 """Users' boxes: functions, kernels, programs, folders and logs, and what they do wrong."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from codesign.commands.app import app
+from codesign.commands.cli import register
 from codesign.commands.probe import _alike
 from codesign.probe.box import Lines, Session, Signature, answers
 from codesign.probe.boxes import ExecutableBox, FolderBox, FunctionBox, MatrixBox, open_box, signature_of
@@ -14,13 +21,16 @@ from codesign.probe.compiled_box import open_compiled
 from codesign.probe.exchange import read_round
 from codesign.probe.hypotheses import canonical
 from codesign.probe.questions import adversarial
-from isa_model.diagnostics import InputError
+from isa_model.array_codec import to_codes
+from isa_model.diagnostics import InputError, Unavailable
 from isa_model.engines.c_library import compiler
 from isa_model.formats import FORMATS
 from isa_model.library import load
+from isa_model.matmul import matmul
 
 VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
 SIGNATURE = Signature(load(VOLTA))
+register("probe")
 RUN = "int run(long l, long k, const void *a, const void *b, const void *c, const void *s, const void *t, void *d)"
 
 
@@ -411,3 +421,82 @@ def test_the_code_of_a_nan_is_shown_in_hexadecimal():
     alike = ({"value": 2143289344}, {"value": None}, {"value": 1, "with": {}})
     assert _alike("nan", alike) == "0x7fc00000, None, 1 with another field"
     assert _alike("infinite_from", ({"value": 128},)) == "128"
+
+
+def test_the_gpu_box_without_a_gpu_is_unavailable(monkeypatch):
+    """A machine without a Hopper GPU says so before any question."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("cuda.core")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unavailable, match="no Hopper GPU"):
+        open_box("gpu:hopper.wgmma.m64n8k32.f32.e4m3.e4m3", None)
+
+
+def test_an_instruction_that_mmasim_lacks_is_refused(monkeypatch):
+    """A name of the catalogue that is none of mmasim's is the user's to change."""
+    monkeypatch.setitem(sys.modules, "checks.oracle", SimpleNamespace(instructions=dict))
+    with pytest.raises(InputError, match=f"mmasim has no instruction {VOLTA}"):
+        open_box(f"mmasim:{VOLTA}", None)
+
+
+def test_a_matrix_function_takes_scales_after_c():
+    """Scales of A lie along M, those of B along N, as in a product of whole matrices."""
+    spec = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0")
+
+    def product(a, b, c, scale_a, scale_b):
+        d = matmul(spec, a, b, c, scale_a=scale_a, scale_b=scale_b, engine="portable")
+        return to_codes(spec.accumulator, d)
+
+    lines = adversarial(Signature(spec), np.random.default_rng(0), 300)
+    assert (MatrixBox(Signature(spec), product).ask(lines) == answers(spec, lines)).all()
+
+
+def test_an_exception_that_cannot_be_shown_is_named_by_its_kind():
+    """The text of an exception may fail, too."""
+
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def fails(a, b, c):
+        raise Mute
+
+    with pytest.raises(InputError, match="failed with Mute"):
+        FunctionBox(SIGNATURE, fails).ask(questions())
+
+
+def test_a_function_that_changes_the_folder_leaves_the_certificate_where_it_was_asked_for(tmp_path, monkeypatch):
+    """`--out` is a path from where the command was called."""
+    (tmp_path / "moving_box.py").write_text(
+        f"import os\n\ndef moves(a, b, c):\n    os.chdir({str(tmp_path.parent)!r})\n    return c * 0 + 0x7F800000\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    CliRunner().invoke(app, ["probe", "python:moving_box:moves", "--operands", VOLTA, "--out", "found"])
+    assert (tmp_path / "found" / "certificate.json").exists()
+
+
+def test_sums_of_too_many_products_are_refused_before_any_question():
+    """Questions about the order of thousands of products would take all memory."""
+    shape = SIGNATURE.spec.shape.model_copy(update={"k": 7168})
+    signature = Signature(SIGNATURE.spec.model_copy(update={"shape": shape}))
+    with pytest.raises(InputError, match="K is 7168"):
+        probe(FunctionBox(signature, lambda *_: pytest.fail("asked")))
+
+
+def test_hypotheses_come_in_the_same_order_in_every_process():
+    """Python orders sets of text anew in every process; a folder of rounds needs the same questions in all of them."""
+    text = """
+from codesign.probe.space import MODES
+from codesign.probe.stand_ins import stand_ins
+register = {"format": "fp32", "rounding": "up"}
+stages = [{"terms": 1, "accumulator": True, "result": [register], "fraction_bits": 8, "rounding": x} for x in MODES]
+print(list(stand_ins({"stages": stages})))
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", text], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "012"
+    ]
+    assert said[0] == said[1] == said[2] != b""

@@ -71,26 +71,27 @@ class MatrixBox:
 
     signature: Signature
     function: Callable[..., Codes]
-    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature, and positions (M, runs) if A is
-    sparse; returns D (M, N)."""
+    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature, then scales of A (M, groups) and
+    of B (groups, N) if there are any, and positions (M, runs) if A is sparse; returns D (M, N)."""
 
     def ask(self, lines: Lines) -> Codes:
         """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
-        shape = self.signature.spec.shape
-        side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(self.signature.spec.accumulator))
+        signature, shape = self.signature, self.signature.spec.shape
+        side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(signature.spec.accumulator))
+        scaled = [name for name, scales in zip("ab", signature.sides, strict=True) if scales]
         for first in range(0, len(d), side * TILES):
-            given_a, given_b, given_c, *more = self.signature.given(lines.pick(slice(first, first + side * TILES)))
-            n = np.arange(len(given_c))
-            row, column = (n // side * size + n % side for size in (shape.m, shape.n))
-            sized = ((shape.m, given_a), (shape.n, given_b))
-            a, b = (np.zeros((TILES * size, x.shape[1]), x.dtype) for size, x in sized)
-            c = np.zeros((TILES * shape.m, TILES * shape.n), given_c.dtype)
-            a[row], b[column], c[row, column] = given_a, given_b, given_c
-            positions = [np.tile(x[:1], (TILES * shape.m, 1)) for x in more]
-            for x, given in zip(positions, more, strict=True):
-                x[row] = given
-            result = np.asarray(self.function(a, np.ascontiguousarray(b.T), c, *positions))
-            d[first : first + len(n)] = _codes(result, d.dtype, c.shape)[row, column]
+            a, b, c, *more = signature.given(lines.pick(slice(first, first + side * TILES)))
+            n = np.arange(len(c))
+            at = {name: n // side * size + n % side for name, size in (("a", shape.m), ("b", shape.n))}
+            matrices = []
+            for name, x in zip(["a", "b", *scaled, *"a" * bool(signature.sparse)], [a, b, *more], strict=True):
+                rows = np.repeat(x[:1], TILES * (shape.m if name == "a" else shape.n), axis=0)
+                rows[at[name]] = x
+                matrices.append(rows if name == "a" else np.ascontiguousarray(rows.T))
+            every_c = np.zeros((TILES * shape.m, TILES * shape.n), c.dtype)
+            every_c[at["a"], at["b"]] = c
+            result = np.asarray(self.function(*matrices[:2], every_c, *matrices[2:]))
+            d[first : first + len(n)] = _codes(result, d.dtype, every_c.shape)[at["a"], at["b"]]
         return d
 
 
@@ -144,7 +145,7 @@ class FolderBox:
         if (round_folder / "answers.txt").exists():
             if text_of(round_folder / "questions.txt") != rows_of(self.signature.given(lines)):
                 message = f"{round_folder} holds other questions than this probe asks"
-                hint = "the version, --operands, --seconds, --outputs and --seed of the first call, or a new folder"
+                hint = "version, --operands, --seconds, --outputs, --seed and answers as before, or a new folder"
                 raise InputError.of(message, hint)
             return read_round(round_folder, self.signature, len(lines.c))
         write_round(round_folder, self.signature, lines)
@@ -164,8 +165,11 @@ def _codes(d: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Codes:
 
 
 def _said(error: BaseException) -> str:
-    """Return the kind of an error of the user's code, and the first line of what it says."""
-    first = next(iter(str(error).splitlines()), "")[:300]
+    """Return the kind of an error of the user's code, and the first line of what it says, if it can say it."""
+    try:
+        first = next(iter(str(error).splitlines()), "")[:300]
+    except Exception:
+        first = ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -316,7 +320,9 @@ def _gpu(name: str, operands: str | None) -> Box:
         native.parse(name)
     except ValueError as error:
         raise InputError.of(str(error), "`codesign list` shows those of Hopper") from None
-    return MatrixBox(_signature(spec, operands), lambda *given: native.matmul(name, *given))
+    signature = _signature(spec, operands)
+    native.check_gpu()
+    return MatrixBox(signature, lambda *given: native.matmul(name, *given))
 
 
 def _mmasim(name: str, operands: str | None) -> Box:
@@ -327,8 +333,10 @@ def _mmasim(name: str, operands: str | None) -> Box:
     from isa_model.stimulus import StressOperands
 
     spec = load(name)
+    if name not in oracles.instructions():
+        raise InputError.of(f"mmasim has no instruction {name}", "`codesign list` shows those of its ten architectures")
     oracle = oracles.Oracle(spec)
-    return MatrixBox(_of(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
+    return MatrixBox(_signature(spec, operands), lambda *given: oracle(StressOperands(*given)))
 
 
 def _cu(path: str, operands: str | None) -> Box:

@@ -21,9 +21,12 @@ from codesign.probe.questions import experiments, mutated
 from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import arranged, interleaved, profiles, rules_of, structures
+from isa_model.diagnostics import InputError
 
 PATIENCE = 200_000
 """Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
+MOST_PRODUCTS = 1024
+"""Products of a question, at most: exchanging them takes memory with the square of their number, 7 GB for as many."""
 VERIFIED = 800
 """Questions of the first round that are asked again, with others of the same products."""
 BEAM = 8
@@ -52,7 +55,13 @@ class SpecSearch(Scoring):
     # -- 1. structures -----------------------------------------------------------------------------------------------
 
     def ask_all(self) -> None:
-        """Put all directed experiments to the box in one round, some questions twice."""
+        """Put all directed experiments to the box in one round, some questions twice.
+
+        Raises InputError for more than MOST_PRODUCTS products.
+        """
+        if (k := self.signature.spec.shape.k) > MOST_PRODUCTS:
+            message = f"K is {k}; a probe asks about sums of at most {MOST_PRODUCTS} products"
+            raise InputError.of(message, "the same kernel with a smaller K")
         named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
         named.insert(0, ("zeros", self.signature.empty(1)))
         names = [name for name, lines in named for _ in lines.c]
