@@ -60,6 +60,16 @@ def named_or_fields(fields: Data) -> Any:
     return name if inline == {**fields, "name": name} else fields
 
 
+def hypothesis_of(spec: Instruction) -> Data:
+    """Return what a signature does not determine of a spec."""
+    data = spec.model_dump(mode="json", exclude_defaults=True)
+    own: Data = {name: data[name] for name in ("widen", "nan", "infinite_from", "flush_inputs") if name in data}
+    if spec.scale:
+        scale = {k: v for k, v in data["scale"].items() if k not in ("a", "b")}
+        own["scale"] = scale | {"onto": spec.scaled_stage}
+    return own | {"stages": list(data["stages"].values())}
+
+
 def moved(hypothesis: Data, path: Path, other: Data) -> Data | None:
     """Return a hypothesis with what another one has at a path; None if it lacks the part that the path leads to."""
     if not path:
