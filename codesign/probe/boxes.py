@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import numpy as np
 
 from codesign.probe.box import Box, Lines, Recorded, Signature, answers
 from codesign.probe.exchange import parse_answers, parse_questions, read_round, rows_of, text_of, write_round
-from codesign.probe.program import TIME_LIMIT, ended, run_program
+from codesign.probe.program import ended, run_program
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError, read_yaml
 from isa_model.float64 import Codes
-from isa_model.input_files import parse_json, reason
+from isa_model.input_files import parse_json
 from isa_model.instruction import Instruction
 from isa_model.library import is_path, load, validated
 
@@ -42,14 +41,8 @@ class FunctionBox:
         """Return what the function returns, as codes of D. It gets copies, which it may change."""
         dtype, shape = code_dtype(self.signature.spec.accumulator), lines.c.shape
         given = [x.copy() for x in self.signature.given(lines)]
-        try:
-            with redirect_stdout(sys.stderr):  # stdout is the command's own table or JSON
-                d = np.asarray(self.function(*given))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            expected = f"expected {dtype} {shape}, a code of D for each line"
-            raise InputError.of(f"the function failed with {_said(error)}", expected) from None
+        with _users("the function failed with ", f"expected {dtype} {shape}, a code of D for each line"):
+            d = np.asarray(self.function(*given))
         return _codes(d, dtype, shape)
 
 
@@ -107,14 +100,8 @@ class ExecutableBox:
         with tempfile.TemporaryDirectory() as folder:
             write_round(Path(folder), self.signature, lines)
             command = [str(self.command.resolve()), "questions.txt", "answers.txt"]
-            try:
-                code, said = run_program(command, folder=Path(folder))
-            except OSError as error:
-                hint = "an executable file, called as PATH questions.txt answers.txt"
-                raise InputError.of(f"{self.command} cannot be run: {reason(error)}", hint) from None
-            except subprocess.TimeoutExpired:
-                message = f"{self.command} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
-                raise InputError.of(message) from None
+            hint = "an executable file, called as PATH questions.txt answers.txt"
+            code, said = run_program(str(self.command), command, folder=Path(folder), hint=hint)
             if code:
                 how = f"{self.command} failed with {ended(code)}"
                 raise InputError.of(f"{how}: {said[:300]}" if said else how)
@@ -162,6 +149,18 @@ def _codes(d: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Codes:
         message = f"the function returned {d.dtype} {d.shape}; expected {dtype} {shape}, a code of D for each line"
         raise InputError.of(message, hint)
     return d.astype(d.dtype.newbyteorder("=")).view(dtype)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _users(what: str, hint: str) -> Iterator[None]:
+    """Run a user's code: it prints to stderr, as stdout is the command's, and any exception is an InputError."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise InputError.of(f"{what}{_said(error)}", hint) from None
 
 
 def _said(error: BaseException) -> str:
@@ -226,13 +225,8 @@ def _python(name: str, operands: str | None) -> Box:
     module, _, function = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
-        with redirect_stdout(sys.stderr):
-            found = getattr(importlib.import_module(module), function)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise InputError.of(f"python:{name}: {_said(error)}", "python:module:function") from None
+    with _users(f"python:{name}: ", "python:module:function"):
+        found = getattr(importlib.import_module(module), function)
     if not callable(found):
         raise InputError.of(f"python:{name} is no function", "python:module:function")
     return FunctionBox(signature_of(operands), found)
