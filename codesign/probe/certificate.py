@@ -223,6 +223,8 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
             else:
                 reason = because(found.spec, spec, path if len(paths) == 1 else (), fit.searched)
                 alike.append(row | {"reason": reason})
+    if found.spec.accumulator.nan_code is not None and not fit.space.nans:
+        rows["nan"] = (None, [], [{"value": "any", "reason": "no answer is a NaN"}])
     return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
 
 
