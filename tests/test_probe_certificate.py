@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from codesign.commands.app import app
 from codesign.commands.cli import register
 from codesign.commands.probe import _alike
-from codesign.probe.box import answers
+from codesign.probe.box import Lines, Recorded, answers
 from codesign.probe.boxes import open_box
 from codesign.probe.certificate import because, probe
 from codesign.probe.hypotheses import canonical
+from codesign.probe.questions import experiments
 from isa_model.array_codec import encode_array
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -46,6 +47,17 @@ def test_fields_are_decided_by_questions(volta):
     zero = next(x for x in found.fields if x.field == "stages.0.zero_exponent")
     assert any(x["value"] == -131 and x["reason"].startswith("proved") for x in zero.alike)
     assert canonical(Instruction.model_validate(yaml.safe_load(found.text))) == canonical(found.spec)
+
+
+def test_a_nan_that_no_answer_showed_is_open():
+    """Recordings without NaNs leave its code open, and the certificate says so."""
+    box = hidden(VOLTA)
+    lines = Lines.join([x for _, x in experiments(box.signature, np.random.default_rng(3), 0.5)])
+    d = box.ask(lines)
+    numbers = ~np.isnan(d.view(np.float32))
+    found = probe(Recorded(box.signature, lines.pick(numbers), d[numbers]))
+    (nan,) = (x for x in found.fields if x.field == "nan")
+    assert (nan.value, nan.alike) == (None, ({"value": "any", "reason": "no answer is a NaN"},))
 
 
 @pytest.mark.parametrize(
