@@ -38,7 +38,7 @@ static_assert(STAGES > 1, "a stage is released once the next one multiplies");
 static_assert(STAGES >= SLOTS && (!SLOTS || STAGES >= UNPACKERS / TEAM), "unpackers tell the phases of a barrier apart by one bit");
 static_assert((ELEMENT == 2) == (SLOTS > 0), "E2M1 alone is unpacked");
 static_assert(ELEMENT != 2 || (SCALES == 1 && !GROUPED && BN % 16 == 0), "not built");
-static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
+static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES == 1))), "two steps in flight, of one part each");
 
 // Shared memory: the ring's operands (B packed, with its slots behind the ring, where it is E2M1), the staging of D, the sums
 // received from the other half of K, the ring's scales, the barriers (full, empty, received, clear, unpacked), the table of
