@@ -15,8 +15,8 @@ from kernels.launch import SMS
 
 def candidates(p: GemmProblem) -> Iterator[Tile]:
     """Yield the tiles that can compute a GEMM. They are so few that the tests compile them all, and none spills."""
-    if p.is_twin:  # a twin must differ from its kernel only in the promotion
-        yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=PROMOTE_128)))
+    if p.is_twin:
+        yield from map(without_promotion, candidates(replace(p, promote=PROMOTE_128)))
         return
     tile = partial(
         Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0, element=p.element
@@ -36,6 +36,12 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
             for split in (1, 2) if splittable else (1,):
                 yield tile(bm, bn, split=split, depth=1 if spills else depth)
     yield tile(64, 64, share=SharedOperand.A, sharers=4, depth=depth)
+
+
+def without_promotion(tile: Tile) -> Tile:
+    """Return a twin's tile: its kernel's, but with 256 rows where only promotion leaves no registers for more than 128."""
+    narrow = (tile.bm, tile.bn, tile.share, tile.grouped) == (128, 128, SharedOperand.A, False)
+    return replace(tile, promote=0, bm=256, depth=1) if narrow else replace(tile, promote=0)
 
 
 def _large(p: GemmProblem, tile: Callable[..., Tile]) -> tuple[Tile, ...]:
@@ -163,12 +169,12 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
 
 @cache
 def choose(p: GemmProblem, gpu: Gpu, split_k: bool = True) -> Tile:
-    """Return the tile with the shortest estimate on a GPU; a timing twin gets its kernel's tile.
+    """Return the tile with the shortest estimate on a GPU; a timing twin gets its kernel's (`without_promotion`).
 
     Without `split_k`, only tiles whose CTAs sum all of K: the bits of a row then do not depend on the other rows.
     """
     if p.is_twin:
-        return replace(choose(replace(p, promote=PROMOTE_128), gpu, split_k), promote=0)
+        return without_promotion(choose(replace(p, promote=PROMOTE_128), gpu, split_k))
     return min(
         (tile for tile in candidates(p) if split_k or tile.split == 1), key=lambda tile: estimate_us(p, tile, gpu)
     )
