@@ -16,7 +16,7 @@ from kernels.launch import SMS
 def candidates(p: GemmProblem) -> Iterator[Tile]:
     """Yield the tiles that can compute a GEMM. They are so few that the tests compile them all, and none spills."""
     if p.is_twin:
-        yield from map(without_promotion, candidates(replace(p, promote=PROMOTE_128)))
+        yield from (without_promotion(tile, p.m) for tile in candidates(replace(p, promote=PROMOTE_128)))
         return
     tile = partial(
         Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0, element=p.element
@@ -38,9 +38,9 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     yield tile(64, 64, share=SharedOperand.A, sharers=4, depth=depth)
 
 
-def without_promotion(tile: Tile) -> Tile:
+def without_promotion(tile: Tile, m: int) -> Tile:
     """Return a twin's tile: its kernel's, but with 256 rows where only promotion leaves no registers for more than 128."""
-    narrow = (tile.bm, tile.bn, tile.share, tile.grouped) == (128, 128, SharedOperand.A, False)
+    narrow = (tile.bm, tile.bn, tile.share, tile.grouped) == (128, 128, SharedOperand.A, False) and m > tile.bm
     return replace(tile, promote=0, bm=256, depth=1) if narrow else replace(tile, promote=0)
 
 
@@ -174,7 +174,7 @@ def choose(p: GemmProblem, gpu: Gpu, split_k: bool = True) -> Tile:
     Without `split_k`, only tiles whose CTAs sum all of K: the bits of a row then do not depend on the other rows.
     """
     if p.is_twin:
-        return without_promotion(choose(replace(p, promote=PROMOTE_128), gpu, split_k))
+        return without_promotion(choose(replace(p, promote=PROMOTE_128), gpu, split_k), p.m)
     return min(
         (tile for tile in candidates(p) if split_k or tile.split == 1), key=lambda tile: estimate_us(p, tile, gpu)
     )

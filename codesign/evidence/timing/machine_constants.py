@@ -95,7 +95,7 @@ def machine(record: Mapping[str, Any]) -> Machine:
     )
 
 
-H200_COPIED = 88.7
+H200_COPIED = 91.5
 """`copied_bytes_per_clock` of an H200, for GPUs of the same SM whose record lacks it (the H100's)."""
 
 

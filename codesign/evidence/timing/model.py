@@ -168,11 +168,8 @@ def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     mma = tile.bm / 64 * (STEP / 32) * machine.wgmma(tile.bn) * x.clocks
     ffma = 0.0
     if p.promote and tile.depth == 1:
-        # One FFMA per element. A scale per column adds a multiplication and a read from shared memory, each as long; in tiles
-        # of 128 x 128 both are done before the wgmmas are.
-        waiting = of_scales if (tile.bm, tile.bn) != (128, 128) else 1
-        each = machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * waiting
-        ffma = tile.bm / 64 * (STEP / 32) * each
+        # One FFMA per element. A scale per column adds a multiplication and a read from shared memory, each as long.
+        ffma = tile.bm / 64 * (STEP / 32) * machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * of_scales
     # A team's operands are read from L2 once, and copied into each of its SMs. L2 gives lines that several read at once faster.
     a, b = tile.bm * STEP * x.widths[0], tile.bn * STEP * x.widths[1]
     landing = ((a + b) / machine.copied_bytes_per_clock + (2 + p.scales) * c.copy_clocks) / machine.mhz
@@ -202,6 +199,15 @@ def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     work *= x.energy + (c.promotion_energy / p.promote * of_scales if p.promote else 0.0)
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
     return ModelledTime(total(clock), rounds * steps * ffma / machine.mhz, clock)
+
+
+def copied(x: Product, us: float, machine: Machine) -> float:
+    """Return the bytes per clock that come into each SM in a GEMM of `us` microseconds; 0 if it does not occupy all SMs."""
+    p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, machine.sms))
+    ctas, slots = tiles_of(p, tile) * tile.split, machine.sms // tile.cluster * tile.cluster
+    rounds = waves(ctas, slots) if ctas >= slots else 0
+    stage = STEP * (tile.bm * x.widths[0] + tile.bn * x.widths[1])
+    return rounds * ceil(p.steps / tile.split) * stage / ((us - machine.launch_us - machine.latency_us) * machine.mhz)
 
 
 def _clock(allowed: Callable[[float], bool]) -> float:
