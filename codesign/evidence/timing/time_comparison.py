@@ -110,8 +110,8 @@ def _reach(timer: Timer, x: Product, root: Product, known: Ends) -> Ends:
 
     For promotion or scales left out, they come from errors of ratios of kernels: of modelled ones, or of measured ones
     between chips (`known`, on the speedup to `root`). For a slower unit or fewer SMs, they are those of a time, but at most the
-    change itself. Wider operands may cost nothing, since no kernel shows what limits their path, or as much as if the path were no
-    wider than kernels show, and L2 gave each line that several SMs read at once to each of them anew.
+    change itself. Wider operands may cost nothing, since no kernel shows what limits their path, or as much as if the path were
+    no wider than kernels show, and L2 gave each line that several SMs read at once to each of them anew.
     """
     if x == root:
         return 1 / known[1], 1 / known[0]
