@@ -174,7 +174,8 @@ class SpecSearch(Scoring):
             if key not in seen and (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
             seen.add(key)
-        return _distinct(sorted(scored, key=lambda x: x.rank), 3)[:count]
+        ranked = sorted(scored, key=lambda x: x.rank)
+        return _distinct(ranked, 3, alike=True)[:count]  # those alike are told apart by more questions
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
@@ -370,13 +371,15 @@ class SpecSearch(Scoring):
         return next((x for x in found if x.loss < end.loss - 1e-12), None)
 
 
-def _distinct(scored: list[Scored], each: int) -> list[Scored]:
-    """Return the first hypotheses of each structure, as many as `each` of those that give different answers."""
-    found: dict[tuple[str, bytes], Scored] = {}
-    shapes: Counter[str] = Counter()
+def _distinct(scored: list[Scored], each: int, alike: bool = False) -> list[Scored]:
+    """Return the first hypotheses of each structure, as many as `each` of those that give different answers; with `alike`
+    also those that give the same answers as one of them."""
+    found: list[Scored] = []
+    answers: dict[str, set[bytes]] = {}
     for x in scored:
         shape = json.dumps([[s.get(n) for n in ("terms", "chain", "interleave")] for s in x.hypothesis["stages"]])
-        if shapes[shape] < each and (shape, x.wrong.tobytes()) not in found:
-            found[shape, x.wrong.tobytes()] = x
-            shapes[shape] += 1
-    return list(found.values())
+        own, wrong = answers.setdefault(shape, set()), x.wrong.tobytes()
+        if alike if wrong in own else len(own) < each:
+            found.append(x)
+            own.add(wrong)
+    return found
