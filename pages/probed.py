@@ -99,13 +99,15 @@ def rivals_text() -> str:
     pairs, found, quick = (record[name] for name in ("known_to_differ", "directed", "plain_in_equal_time"))
     missed = pairs - found
     fields = ", ".join(f"`{name}` {count}" for name, count in record["missed_fields"].items())
+    both = sum(row["directed"] and row["plain"] for row in record["rows"])
     hidden, passed = missed - record["missed_though_shown"], record["missed_by_last_check_too"]
     return " ".join(
         [
             "How often a directed search misses a difference was measured on",
-            f"{pairs} pairs: {record['specs']} random specs and neighbours, one field away, that give a probe's first 3,000",
-            "questions the same answers and can differ. It found",
-            f"{found} ({found / pairs:.0%}); plain questions found {quick} in as much time, {record['plain']} with 100,000.",
+            f"{pairs} pairs: the first {record['specs']} random specs and neighbours, one field away, that give a probe's",
+            "first 3,000 questions the same answers and can differ.",
+            f"It found {found} of them ({100 * found / pairs:.0f} %), and {both} of the {record['plain']} that 100,000 plain",
+            f"questions found; plain questions found {quick} in as much time as it took.",
             f"Of the {missed} that it missed ({fields}), {hidden} show in no inner sum, and {passed} would pass a last check",
             "of 20,000 questions, too. That a pair can differ is known from these searches and from a longer one: pairs that",
             "none of them tells apart do not count, and some may differ.",
@@ -131,7 +133,7 @@ def recorded_text() -> str:
             f"`{record['command']}` fits specs to outputs that others recorded on {', '.join(gpus)} and {last}, 5,000 a file,",
             f"given formats and sizes alone. {len(found)} of {len(rows)} files have a spec that gives every answer. On 20,000",
             f"other questions {unlike} of these differ from the catalogue's instruction, {unlisted} of them in a field that",
-            f"the certificate does not list as open. Most often open are {names}.",
+            f"the certificate does not list as open, alone or with others. Most often open are {names}.",
             f"({record['date']}, commit {record['commit']}, [record](../{RECORDED}))",
         ]
     )
