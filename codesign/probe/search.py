@@ -283,7 +283,7 @@ class SpecSearch(Scoring):
                 nearest, tried = current.loss, self.tried
             elif self.tried > tried + PATIENCE:
                 far = f"none of {PATIENCE:,} hypotheses came a tenth nearer"
-                raise Refusal(f"no spec gives the box's answers, and {far}")
+                raise Refusal(f"no spec that the search tried gives the box's answers, and {far}")
             if width == 1:
                 stuck[current.wrong.tobytes()] += 1
                 if stuck[current.wrong.tobytes()] > 3:  # others that explain the same are changed already
