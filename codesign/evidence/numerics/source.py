@@ -72,8 +72,12 @@ class Multiplied(Question):
         return type(self), drawn_together(self.gemm, self.tensors), self.fresh
 
     def ruled(self) -> list[Compared]:
-        """Return the variants, each with its own rule of quantisation."""
-        return [c._replace(rule=c.rule or self.proposal.rule) for c in self.compared]
+        """Return the variants to compute, each with its own rule of quantisation; with exact sums if the metric needs no others."""
+        exact = self.metric is not None and metric_named(self.metric).of_operands
+        return [
+            c._replace(rule=c.rule or self.proposal.rule, variant="exact" if exact else c.variant)
+            for c in self.compared
+        ]
 
     def figures(self, results: Results) -> Answer:
         """Return the figures of the variants for each level."""
