@@ -74,7 +74,7 @@ def test_questions_on_the_same_data_are_answered_together():
     about = toy(PLAIN)
     long, short = sorted({g for g, _ in about.trials}, key=lambda g: -g.k)[:2]
     with ThreadPoolExecutor(1) as executor:
-        ask = asker(Sampling(rows=5), executor)
+        ask = asker(Sampling(rows=5), executor, executor)
         found = ask([Counted(about, g, t) for g, t in ((short, "normal"), (long, "normal"), (short, "normal"))])
         assert together == [([long.k], 5), ([short.k] * 2, 5)]
         assert [f[0][0].value for f in found] == [short.k, long.k, short.k]
