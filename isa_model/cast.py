@@ -279,7 +279,9 @@ def scales_of(cast: Cast, largest: NDArray[np.float32], full: float | None = Non
 
     assert cast.scale is not None
     full = full or cast.full
-    largest = np.maximum(np.where(np.isfinite(largest), largest, np.float32(np.nan)), np.float32(cast.floor))
+    if not np.isfinite(largest).all():
+        largest = np.where(np.isfinite(largest), largest, np.float32(np.nan))
+    largest = np.maximum(largest, np.float32(cast.floor))
     with np.errstate(over="ignore", under="ignore"):
         if np.float32(full) == full:
             quotient = largest / np.float32(full)
