@@ -23,8 +23,8 @@ _OF_WORKERS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
 }
-"""Environment of workers. BLAS has one thread, so that threads do not compete. The C library keeps up to 128 MiB of freed memory
-for the next arrays: the page faults of fresh memory would take 5 % of an evaluation's time."""
+"""Environment of workers. BLAS has one thread, so that threads do not compete. glibc keeps up to 128 MiB of freed memory for
+the next arrays, since the page faults of fresh memory take 5 % of an evaluation's time."""
 
 _KEEPER = """
 import os, signal, subprocess, sys, threading

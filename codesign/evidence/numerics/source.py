@@ -77,7 +77,7 @@ class Multiplied(Question):
         return self.held is not None
 
     def ruled(self) -> list[Compared]:
-        """Return the variants to compute, each with its own rule of quantisation; with exact sums if the metric needs no others."""
+        """Return the variants to compute, each with its rule of quantisation; with exact sums if the metric needs no others."""
         exact = self.metric is not None and metric_named(self.metric).of_operands
         return [
             c._replace(rule=c.rule or self.proposal.rule, variant="exact" if exact else c.variant)
