@@ -6,8 +6,10 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import current_process
 from typing import Any
 
 from codesign.commit import commit
@@ -84,7 +86,10 @@ def evaluate(
     `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
     evidence: tuple[Evidence, ...] = ()
-    with pool() as executor, threads() as own:
+    with (
+        threads() as own,
+        nullcontext(own) if current_process().daemon else pool() as executor,
+    ):  # a daemon has no children
 
         def counting(doing: str) -> CountingExecutor:
             phase(doing, 0, 0)
