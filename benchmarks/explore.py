@@ -31,7 +31,7 @@ import psutil
 
 from codesign.explore import run
 from codesign.explore.points import Point, badness, front
-from codesign.explore.run import Round, Runner, SerialExecutor
+from codesign.explore.run import ALONE, Round, Runner
 from codesign.explore.search import Search
 from codesign.explore.space import Space, load_space
 from codesign.explore.store import Store
@@ -77,7 +77,7 @@ def guided_on(path: Path, store: Store) -> list[Row]:
     space, base = load_space(path)
 
     def explored(which: Space) -> list[Point]:
-        return Search(which, base, Runner(store, lambda: nullcontext((SerialExecutor(), 1)))).run()
+        return Search(which, base, Runner(store, lambda: nullcontext(ALONE))).run()
 
     every = explored(space)
     kept = [p for p in every if p.status in ("front", "dominated", "screened out")]
@@ -124,10 +124,10 @@ def processor(_: Path) -> list[Row]:
             points = tuple(every[: 24 * processes])
             wanted = Round(space=sampled, base=base, points=points, seeds=seeds, kinds=("numerics",))
             with tempfile.TemporaryDirectory() as folder:
-                runner = Runner(Store(Path(folder)), lambda n=processes: run.cores(n), 4)  # type: ignore[misc]
                 wanted.tasks()
                 wall = time.perf_counter()
-                runner.complete(wanted)
+                with Runner(Store(Path(folder)), lambda n=processes: run.cores(n), 4) as runner:  # type: ignore[misc]
+                    runner.complete(wanted)
                 wall = time.perf_counter() - wall
             rate = len(points) / wall
             alone = alone or rate
@@ -163,10 +163,10 @@ def overhead(_: Path) -> list[Row]:
     for name, start in ways.items():
         for size in (1, run.BATCH):
             tasks = [Empty(f"{name} {size} {i}") for i in range(100 * size)]
-            with tempfile.TemporaryDirectory() as folder, start() as (executor, width):
-                run.fulfil(Store(Path(folder) / "first"), tasks[:width], executor, width, by=nothing, size=1)
+            with tempfile.TemporaryDirectory() as folder, start() as workers:
+                run.fulfil(Store(Path(folder) / "first"), tasks[: workers[1]()], workers, by=nothing, size=1)
                 wall = time.perf_counter()
-                run.fulfil(Store(Path(folder)), tasks, executor, width, by=nothing, size=size)
+                run.fulfil(Store(Path(folder)), tasks, workers, by=nothing, size=size)
                 wall = time.perf_counter() - wall
             rows.append(
                 {

@@ -44,7 +44,6 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
     on = [p for p in points if p.status == "front"]
     on.sort(key=lambda p: [v.value or 0.0 for v in reversed(list(p.values.values()))])
     found = list(surfaces(space, points))
-    patches = {name: {str(v): patch for v, patch in axis.patches.items()} for name, axis in space.axes.items()}
     script = picture.script()
     drawn: dict[str, Any] = {
         "space": space,
@@ -56,13 +55,15 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
         "headings": [picture.heading(name, o) for name, o in space.objectives.items()],
         "interval": interval,
         "surfaces": found,
-        "counts": list(_counts(space, points)),
+        "counts": list(counts(space, points)),
         "method": list(_method(space, points)),
         "yaml": yaml.safe_dump(space.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=120),
         "script_code": script,
     }
     if script:
         drawn["spec"] = picture.embedded(picture.interactive(space, points))
+        taken = {name: {p.settings[name] for p in points} for name in space.axes}
+        patches = {n: {str(v): x.patches[v] for v in x.choices if v in taken[n]} for n, x in space.axes.items()}
         parts = {"base": proposal_data(base.data, space), "axes": patches, "name": space.space}
         drawn["parts"] = picture.embedded(parts)
     template = (Path(__file__).with_name("page.html.j2")).read_text(encoding="utf-8")
@@ -115,7 +116,7 @@ def interval(value: ObjectiveFigure) -> str:
     return f"{text} [{value.low:.3g}, {'∞' if value.high is None else f'{value.high:.3g}'}]"
 
 
-def _counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, str]]:
+def counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, str]]:
     """Yield each state with its number of points and an example of the reason."""
     for status in ("front", "dominated", "screened out", "breaks a bound", "not known", "no proposal", "failed"):
         some = [p for p in points if p.status == status]

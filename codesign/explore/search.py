@@ -145,10 +145,10 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
         for name, axis in space.axes.items()
     }
-    asked = 0
-    while len(seen) < budget.points and asked < MOST_ASKED * budget.points:
+    asked, most = 0, max(MOST_ASKED * budget.points, MOST_IN_VAIN)
+    while len(seen) < budget.points and asked < most:
         trials: list[tuple[Any, dict[str, Any]]] = []
-        while len(trials) < budget.generation and asked < MOST_ASKED * budget.points:
+        while len(trials) < budget.generation and asked < most:
             asked += 1
             trial = study.ask(choices)
             settings = {name: axis.choices[trial.params[name]] for name, axis in space.axes.items()}

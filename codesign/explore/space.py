@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from keyword import iskeyword
 from math import prod
 from os.path import isfile  # as that of Path, but False for names that no file can have
@@ -53,7 +53,7 @@ class Axis(Spec):
     """Dotted path of the field in the proposal, such as `change.stages.fuse.fraction_bits`."""
     values: Annotated[tuple[Value, ...], Few, Once] = ()
     """Values of the field, in the order of tables."""
-    range: tuple[int, int] | tuple[int, int, int] | None = None
+    range: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None = None
     """First and last value of the field, and the step between them (default 1), in place of `values`."""
     alternatives: dict[Value, dict[str, Any]] = Field(default_factory=dict, max_length=MOST)
     """Changes of the proposal by name, in place of a field: mappings merge, other values replace, null too."""
@@ -75,8 +75,8 @@ class Axis(Spec):
     def choices(self) -> tuple[Value, ...]:
         """Values that the axis takes, in order."""
         if self.range is not None:
-            first, last, *step = self.range
-            return tuple(range(first, last + 1, *step))
+            first, last, step = (*self.range, 1)[:3]
+            return tuple(range(first, last + 1, step))
         return self.values or tuple(self.alternatives)
 
     @cached_property
@@ -110,9 +110,11 @@ class Axis(Spec):
             shown.add(str(value))
         if self.range is not None:
             first, last, step = (*self.range, 1)[:3]
-            if step < 1 or not first <= last or (last - first) // step >= MOST_VALUES:
+            if step < 1 or not first <= last:
                 message = "a range has a first value, a last one that is not below it, and a step of 1 or more"
                 raise at("range", message=message, hint="[10, 25] or [64, 512, 64]")
+            if (count := (last - first) // step + 1) > MOST_VALUES:
+                raise at("range", message=f"a range of {count} values; at most {MOST_VALUES}", hint="a larger step")
         return self
 
 
@@ -238,6 +240,11 @@ class Space(Spec):
                         why = taken.get(column, "a word of Python, which conditions cannot name")
                         raise at(kind, name, message=f"`{column}` is {why}", hint="another name")
                     taken[column] = f"the name of another column, that of `{name}`"
+        written = {name: f"{axis.field}." for name, axis in self.axes.items() if axis.field}
+        for one, other in combinations(written, 2):
+            if written[one].startswith(written[other]) or written[other].startswith(written[one]):
+                message = f"the axis `{one}` varies it, too"
+                raise at("axes", other, "field", message=message, hint="one axis, or `alternatives` of both fields")
         for i, condition in enumerate(self.where):
             compiled(condition, *self._names, i)
         return self
