@@ -25,8 +25,9 @@ from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import sources
 from codesign.explore import page, picture, task
+from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import surfaces
-from codesign.explore.points import ObjectiveFigure, beaten, front, knee, known
+from codesign.explore.points import ObjectiveFigure, Point, beaten, front, judge, knee, known
 from codesign.explore.run import ALONE
 from codesign.explore.space import load_space, patched, written
 from codesign.explore.table import exported
@@ -395,6 +396,25 @@ def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):
         tmp_path, text.replace(", narrow: {change: {stages: {fuse: {result: {format: e8m13}}}}}", ", same: {rate: 1}")
     )
     assert next(s for s in surfaces(wide, points) if s.axis == "bits").rows[0][-1] == (17, 16, 16)
+
+
+def test_the_front_under_other_assumptions():
+    """On a GEMM alone, or where predicted areas lie at an end of their intervals, other points are on the front."""
+    made, _ = space()
+    points = []
+    for bits, (x, y), area, source in ((13, (1.0, 0.5), 1.0, "records"), (14, (2.0, 0.25), 2.0, "predicted")):
+        errors = [ObjectiveFigure(g, "normal", v, v, v, "computed", "") for g, v in (("x", x), ("y", y))]
+        size = ObjectiveFigure("", "", area, area / 4, area * 2, "modelled", source)
+        settings = {"bits": bits, "terms": 8, "register": "wide"}
+        points.append(Point(settings, {"error": errors[0], "area": size}, {"error": errors, "area": [size]}))
+    judge(made, points)
+    assert [p.status for p in points] == ["front", "dominated"]
+    assert [(a.text, a.stay, a.join) for a in assumptions(made, points)] == [
+        ("x normal alone", 1, 0),
+        ("y normal alone", 1, 1),
+        ("predicted area: the low end of each interval", 1, 1),
+        ("predicted area: the high end of each interval", 1, 0),
+    ]
 
 
 def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from codesign.explore import picture, table
+from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import Surface, surfaces
 from codesign.explore.points import ObjectiveFigure, Point, knee
 from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
@@ -55,6 +56,7 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
         "headings": [picture.heading(name, o) for name, o in space.objectives.items()],
         "interval": interval,
         "surfaces": found,
+        "assumptions": list(assumptions(space, points)),
         "counts": list(counts(space, points)),
         "method": list(_method(space, points)),
         "yaml": yaml.safe_dump(space.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=120),

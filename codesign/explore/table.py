@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from codesign.explore.points import Point
-from codesign.explore.space import Base, Settings, Space, patched, proposal_data
+from codesign.explore.space import PARTS, Base, Settings, Space, patched, proposal_data
 from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest
 from isa_model.input_files import MIB, parse_json, read_text, reason
@@ -31,7 +31,7 @@ def rows(space: Space, points: Sequence[Point]) -> list[Row]:
         }
         for name in space.objectives:
             value = point.values.get(name)
-            for part in ("value", "low", "high", "kind", "where", "source"):
+            for part in ("value", *PARTS):
                 column = name if part == "value" else f"{name}_{part}"
                 row[column] = None if value is None else getattr(value, part)
         row["seeds"] = point.seeds
