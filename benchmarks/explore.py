@@ -30,10 +30,11 @@ import numpy as np
 import psutil
 
 from codesign.explore import run
+from codesign.explore.load import load_space
 from codesign.explore.points import Point, badness, front
 from codesign.explore.run import ALONE, Round, Runner
 from codesign.explore.search import Search
-from codesign.explore.space import Space, load_space
+from codesign.explore.space import Space
 from codesign.explore.store import Store
 from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, of_command, put, write_file

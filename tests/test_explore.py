@@ -27,9 +27,10 @@ from codesign.evidence.source import sources
 from codesign.explore import page, picture, task
 from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import surfaces
+from codesign.explore.load import load_space
 from codesign.explore.points import ObjectiveFigure, Point, beaten, front, judge, knee, known
 from codesign.explore.run import ALONE
-from codesign.explore.space import load_space, patched, written
+from codesign.explore.space import patched, written
 from codesign.explore.table import exported
 from codesign.explore.task import compute, tasks
 from codesign.proposal.load import load_proposal, parse_proposal

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from codesign.explore.load import parse_space
 from codesign.explore.run import ALONE, BATCH, Runner, cores, dask, work
 from codesign.explore.search import Search
-from codesign.explore.space import parse_space
 from codesign.explore.store import Store
 from codesign.explore.table import rows
 from codesign.figures.rows import as_csv

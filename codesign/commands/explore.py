@@ -78,9 +78,9 @@ def explore(
         raise InputError.of("--dask and --workers are two ways to compute", "one of them")
     if more:
         raise InputError.of(f"a space takes no further argument, but there is `{more[0]}`", "one space at a time")
+    from codesign.explore.load import load_space
     from codesign.explore.page import KIND, write
     from codesign.explore.search import Search
-    from codesign.explore.space import load_space
     from isa_model.output_files import check_folder, untracked
     from isa_model.processes import cores
 
