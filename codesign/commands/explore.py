@@ -53,6 +53,7 @@ def explore(
 
     Results are files: a killed command resumes where it stopped, and a larger space computes only what is new. `work`
     computes for others, on any machine that sees the folder. `export` prints the proposal of a point. --csv has all points.
+    Exit code 1 if a point failed by a fault of codesign.
     """
     from codesign.explore import run
     from codesign.explore.store import Store
