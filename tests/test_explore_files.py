@@ -238,6 +238,17 @@ def test_a_file_that_is_of_no_scheduler_is_told(tmp_path, monkeypatch, content):
         pass
 
 
+def test_an_interrupted_run_leaves_no_claim(tmp_path):
+    """Ctrl-C in the midst of a batch: another machine would wait for its claim to become stale."""
+
+    def interrupted(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explored(tmp_path, by=interrupted)
+    assert not [path for path in (tmp_path / "claims").rglob("*") if path.is_file()]
+
+
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):
     """Before anything is computed."""
     (tmp_path / "file").write_text("")

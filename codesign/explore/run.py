@@ -198,9 +198,9 @@ def fulfil(
             if waiting and not done:
                 store.refresh()
     finally:
-        for future, name in running.items():
+        for future in running:
             future.cancel()
-            store.release(name)
+        store.release_all()
     return failed
 
 

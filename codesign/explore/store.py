@@ -144,7 +144,14 @@ class Store:
 
     def release(self, batch: str) -> None:
         """Give up the claim on a batch."""
-        path = self.folder / "claims" / batch[:2] / batch
+        self._give_up(self.folder / "claims" / batch[:2] / batch)
+
+    def release_all(self) -> None:
+        """Give up every claim of this process."""
+        for path in list(self._held):
+            self._give_up(path)
+
+    def _give_up(self, path: Path) -> None:
         self._held.discard(path)
         with suppress(OSError):
             path.unlink()
@@ -219,7 +226,10 @@ class Store:
 
     @contextmanager
     def opened(self, content: Any) -> Iterator[Path]:
-        """Keep a round open for plain workers during the block, and yield its file."""
+        """Keep a round open for plain workers during the block, and yield its file.
+
+        After an error it stays open: workers complete it, and the next run of its driver closes it.
+        """
         text = json.dumps(content).encode()
         path = self.folder / "queue" / f"{_name(text)}.json"
         with self.told():
