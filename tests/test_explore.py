@@ -418,6 +418,13 @@ def test_the_front_under_other_assumptions():
     ]
 
 
+def test_the_page_says_what_no_point_of_the_front_has(tmp_path):
+    """In a sentence on each axis; names that hold commas are told apart."""
+    found = page.page(*points_of(tmp_path, TEXT.replace("relative_frobenius}", "relative_frobenius, at_most: 1.0e-5}")))
+    assert "No point of the front has bits = 13, 14, 15 or 16." in found
+    assert page._either(["a, b", "c", 1]) == "a, b; c; or 1"
+
+
 def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monkeypatch):
     """Verdict, static picture, front and reasons are plain HTML; the script is added where the extra is installed."""
     made, base, points = points_of(tmp_path, TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}"))

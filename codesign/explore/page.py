@@ -17,6 +17,7 @@ from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
 from codesign.figures.rows import as_csv, as_parquet
+from codesign.proposal.parts import Value
 from codesign.report.write import environment
 from isa_model.output_files import write_folder
 
@@ -98,14 +99,21 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
         taken = [v for v in axis.choices if any(p.settings[name] == v for p in on)]
         never = [v for v in axis.choices if v not in taken]
         if on and never and len(taken) <= max(len(never), 1):
-            yield f"All points of the front have {name} = {'; or '.join(map(str, taken))}."
+            yield f"All points of the front have {name} = {_either(taken)}."
         elif on and never:
-            yield f"No point of the front has {name} = {'; or '.join(map(str, never))}."
+            yield f"No point of the front has {name} = {_either(never)}."
     for surface in found:
         yield from surface.sentences
     for name in space.objectives:
         if predicted := sum(p.values[name].source.startswith("predicted") for p in on):
             yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
+
+
+def _either(values: Sequence[Value]) -> str:
+    """Return values as alternatives in a sentence; names of some hold commas."""
+    *words, last = map(str, values)
+    comma, other = ("; ", "; or ") if any("," in word for word in (*words, last)) else (", ", " or ")
+    return f"{comma.join(words)}{other}{last}" if words else last
 
 
 def interval(value: ObjectiveFigure) -> str:

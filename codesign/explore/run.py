@@ -130,11 +130,8 @@ def dask(address: str | None, processes: int) -> Iterator[Workers]:
         print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
         with client, client.get_executor(retries=TRIES, pure=False) as executor:
             yield executor, lambda: 4 * max(processes, sum(client.nthreads().values()))
-    except (
-        CancelledError,
-        OSError,
-        distributed.KilledWorker,
-    ) as error:  # the scheduler was killed, or too many workers
+    except (CancelledError, OSError, distributed.KilledWorker) as error:
+        # The scheduler was killed, or too many workers.
         raise BrokenExecutor(str(error)) from None
     finally:
         if cluster is not None:
@@ -149,7 +146,6 @@ def fulfil(
     by: Compute = compute,
     size: int = BATCH,
     known: Mapping[str, str] = MappingProxyType({}),
-    pause: float = PAUSE,
 ) -> dict[str, str]:
     """Compute what the store lacks, until it has all of `wanted`; return the reason for each task that failed.
 
@@ -168,7 +164,7 @@ def fulfil(
     try:
         while waiting or running:
             now, before, most = time.monotonic(), len(waiting), width()
-            again = pause * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
+            again = PAUSE * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
             for name in list(waiting):
                 if len(running) >= most:
                     break
@@ -204,14 +200,14 @@ def fulfil(
     return failed
 
 
-def awaited(store: Store, wanted: Round, todo: Sequence[Task], tell: Tell, pause: float = PAUSE) -> dict[str, str]:
+def awaited(store: Store, wanted: Round, todo: Sequence[Task], tell: Tell) -> dict[str, str]:
     """Leave a round to plain workers, and wait until they have done it; return the reason for each task that failed."""
     failed: dict[str, str] = {}
     with store.opened({"round": wanted.model_dump(mode="json"), "versions": wanted.versions}) as path:
         left = list(todo)
         while left := [t for t in left if t.key not in store.results and t.key not in failed]:
             tell(len(todo) - len(left), len(todo))
-            time.sleep(pause)
+            time.sleep(PAUSE)
             store.refresh()
             failed = store.failures(path)
     return failed
