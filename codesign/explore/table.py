@@ -59,6 +59,7 @@ def as_json(space: Space, base: Base, points: Sequence[Point]) -> str:
 def exported(folder: Path, name: str) -> str:
     """Return the proposal file of a point, by its name, from the spaces explored in a folder. Raises InputError for none."""
     known: list[str] = []
+    faults: list[InputError] = []
     for file in sorted(folder.glob("*/space.json")) + sorted(folder.glob("space.json")):
         try:
             data = parse_json(read_text(file, MOST_BYTES))
@@ -75,6 +76,8 @@ def exported(folder: Path, name: str) -> str:
         except (OSError, ValueError, LookupError, TypeError) as error:
             said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
             hint = "codesign explore SPACE writes it again"
-            raise InputError.of(f"{file} is no space that this version explored ({said[:200]})", hint) from None
+            faults.append(InputError.of(f"{file} is no space that this version explored ({said[:200]})", hint))
+    if faults:
+        raise faults[0]
     hint = suggest(name, known) or "the column `point` of table.csv has the names"
     raise InputError.of(f"{folder} has no point `{name}`", hint if known else "codesign explore SPACE first")
