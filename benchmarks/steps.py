@@ -66,6 +66,13 @@ class Ablation:
 
 STEPS = (
     Ablation(
+        "elected",
+        "an elected thread issues the copies, so that ptxas puts no loop around each",
+        "fprop",
+        (BenchGemm(64, 2112, 7168), BenchGemm(128, 4096, 7168)),
+        text=(("ELECTED = !(ELEMENT == 0 && SCALES == 1 && BN == 192);", "ELECTED = false;"),),
+    ),
+    Ablation(
         "overlap",
         "start while the previous grid still runs (programmatic dependent launch)",
         "fprop",
@@ -155,6 +162,22 @@ STEPS = (
         "wgrad",
         (BenchGemm(4096, 7168, 4096), BenchGemm(2112, 7168, 4096)),
         text=(("if (ADD && box <", "if (false && box <"),),
+    ),
+    Ablation(
+        "early-scales",
+        "wgrad: scales are multiplied while the wgmmas run, before the wait for them",
+        "wgrad",
+        (BenchGemm(4096, 7168, 4096), BenchGemm(7168, 2048, 4096)),
+        text=(
+            ("                  scales_of(scale, low, high, of_columns + stage * STAGE_SCALES);\n", ""),
+            ("                  pin(scale);\n", ""),
+            ("if (closing) release(stage);", ""),
+            (
+                "if constexpr (SCALES == 2) promote(acc[h], part, scale);",
+                "if constexpr (SCALES == 2) scales_of(scale, low, high, of_columns + stage * STAGE_SCALES), release(stage), "
+                "promote(acc[h], part, scale);",
+            ),
+        ),
     ),
     Ablation(
         "waiting",

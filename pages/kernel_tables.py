@@ -15,17 +15,13 @@ from statistics import median
 from codesign.figures.markdown import table
 from isa_model.output_files import put
 from kernels.bench.records import BenchRecord, BenchRow, load, read
-from kernels.bench.shapes import BenchGemm
-from kernels.gemm.choose import gpu_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from steps import CASTS, STEPS, Ablation, CastAblation
-from tiles import chosen, times
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-FP4_RECORD = ROOT / "kernels" / "records" / "tiles-fp4-h200.json"
 STEPS_RECORD = ROOT / "kernels" / "records" / "steps-h200.json"
 TENSOR_WISE, BLOCK_WISE, DEEP_GEMM = "torch-tensor-wise", "torch-block-wise", "deep_gemm"
 INTERVALS = ("", "-promoted-512", "-promoted-256", "-promoted-128", "-promoted-64", "-promoted-32")
@@ -167,21 +163,17 @@ def experts(record: BenchRecord) -> Iterator[str]:
 
 
 def narrow(record: BenchRecord) -> Iterator[str]:
-    """Yield INT8 with group scales, and FP8 by FP4 from the record of its tiles, beside ours in FP8."""
+    """Yield INT8 with group scales, and FP8 by FP4, beside ours in FP8."""
     if not record.find("gemm.int8", "ours"):
         yield "No shipped record has these kernels yet."
         return
-    of_tiles = read(FP4_RECORD)
     yield heading(record, "gemm.int8")
-    yield f"FP8 x FP4: {of_tiles.date}, commit {of_tiles.commit} ([record](../kernels/records/{of_tiles.name}.json))."
     yield ""
-    gpu = gpu_of(of_tiles.gpu, of_tiles.sms)
-    fp4 = {shape: tiles[chosen(p, tiles, gpu)] for shape, (p, tiles) in times(of_tiles).items()}
     rows = []
     for shape in shapes(record, "gemm.int8"):
         fp8 = us(record, "gemm.fprop", "ours", shape)
         int8, twin, torch = (us(record, "gemm.int8", who, shape) for who in ("ours", "twin", "torch"))
-        packed = fp4.get(BenchGemm(**shape))
+        packed = us(record, "gemm.fp4", "ours", shape)
         shown = (fp8, int8, twin, torch, packed, ratio(fp8, int8), ratio(fp8, packed))
         rows.append([named(shape), *map(cell, shown)])
     columns = "FP8: | INT8: | twin: | torch's INT8, unscaled: | FP8 x FP4: | FP8 / INT8: | FP8 / FP8 x FP4:"

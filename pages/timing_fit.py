@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from codesign.evidence.timing import machine_constants
 from codesign.evidence.timing.machine_constants import Machine
 from codesign.evidence.timing.measured import rows
-from codesign.evidence.timing.model import LARGE, SHOWN, STEP, Constants, Operation, Product, tiles_of, time, waves
+from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, time
 from codesign.evidence.timing.ratio_errors import Ratio, pair
 from codesign.evidence.timing.records import Error, ErrorFactors, Fit
 from isa_model.diagnostics import InputError
 from kernels.bench.records import BenchRecord
-from kernels.gemm.choose import choose, gpu_of
 from kernels.gemm.tile import ScaleLayout
 
 Vector = NDArray[np.float64]
@@ -31,9 +30,8 @@ START = Constants(
     cluster_us=0.3,
     split_us=1.0,
     out_of_turn=0.5,
-    into_sm=45.0,
-    scale_clocks=20.0,
-    l2_share=1.0,
+    copy_clocks=20.0,
+    l2_again=0.5,
     memory_share=0.9,
     store_passes=1.0,
     overlap=0.1,
@@ -45,7 +43,7 @@ START = Constants(
     element_rate=1e4,
 )
 """Start values of the fit, which constants keep if the rows do not determine them."""
-HOLD = 0.02
+HOLD = 0.1
 """Relative error of a row that weighs as much as a constant off its start value by a factor of e."""
 
 
@@ -102,29 +100,13 @@ def fit(seen: Sequence[Sample], machine: Machine) -> Constants:
         best = constants(least_squares(errors, first))
         return Constants(**{name: float(f"{value:.4g}") for name, value in best.model_dump().items()})
 
-    feeds = [shown(s.operation, s.us, machine) for s in seen if isinstance(s.operation, Product)]
-    most = [max(ends) for ends in zip(*feeds, strict=True)]
-    start = START.model_copy(update=dict(zip(SHOWN, most, strict=True)) if most else {})
-    names = [name for name in Constants.model_fields if name not in ("sustained_clock", *SHOWN)]
-    found = fitted(start, names, [(s.operation, s.us) for s in seen])
+    names = [name for name in Constants.model_fields if name != "sustained_clock"]
+    found = fitted(START, names, [(s.operation, s.us) for s in seen])
     # Without pauses only the clock differs; it is fitted to GEMMs.
     found = found.model_copy(update={"sustained_clock": found.full_clock})
     steady = [(s.operation, s.sustained_us) for s in seen if s.sustained_us and isinstance(s.operation, Product)]
     limit = fitted(found.model_copy(update={"full_clock": found.sustained_clock}), ["full_clock"], steady)
     return found.model_copy(update={"sustained_clock": limit.full_clock})
-
-
-def shown(x: Product, us: float, machine: Machine) -> tuple[float, float]:
-    """Return the bytes per clock into an SM in a GEMM that takes `us`, and the rate of all SMs over the L2 bandwidth."""
-    p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, machine.sms))
-    ctas = tiles_of(p, tile) * tile.split
-    rounds = waves(ctas, machine.sms // tile.cluster * tile.cluster)
-    a, b = (rows * STEP * width for rows, width in zip((tile.bm, tile.bn), x.widths, strict=True))
-    steps = ceil(p.steps / tile.split)
-    team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
-    busy = us - machine.launch_us - machine.latency_us
-    into = rounds * steps * (a + b) / (busy * machine.mhz)
-    return into, ctas * steps * (a / team_a + b / team_b) / busy / machine.l2_rate
 
 
 def least_squares(errors: Callable[[Vector], Vector], start: Vector) -> Vector:

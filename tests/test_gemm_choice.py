@@ -333,11 +333,11 @@ SAMPLE = {
     "promoted": Tile(256, 128, share=A),
     "promoted-sharing-b": Tile(128, 192, share=B),
     "split": Tile(128, 128, split=2, depth=2),
-    "wgrad": Tile(256, 128, share=A, scales=GROUP, out=FP32, add=True),
+    "wgrad": Tile(128, 128, share=A, scales=GROUP, out=FP32, add=True),
     "native": Tile(128, 256, share=B, scales=TENSOR, promote=0),
     "grouped": Tile(128, 128, share=A, grouped=True),
     "odd-width": Tile(256, 136, share=A),
-    "int8": Tile(256, 128, share=A, element=Element.INT8),
+    "int8": Tile(128, 128, share=A, depth=2, element=Element.INT8),
     "fp4": Tile(64, 64, depth=2, element=Element.E2M1),
     "fp4-two-warpgroups": Tile(128, 64, depth=2, element=Element.E2M1),
 }

@@ -143,7 +143,7 @@ def test_a_speedup_is_bounded_by_the_measured_twin(made):
                 continue
             old, twin, native = (t.value for t in times)
             least = twin if ".wgrad." in workload else min(twin, native)
-            assert f.high <= old / least * (1 + 1e-4)
+            assert f.high <= old / least * (1 + 2e-4)  # both are rounded
 
 
 def test_a_twin_slower_than_its_kernel_takes_nothing_from_a_proposal(made, bench, monkeypatch):
@@ -200,10 +200,16 @@ def test_fewer_products_in_a_step_are_slower():
 
 
 def test_a_cast_in_the_copy_can_be_slower():
-    """A cast in the copy engine saves a kernel but reads BF16 for every tile, which loses if L2 feeds the GEMM."""
+    """A cast in the copy engine saves a kernel but reads BF16 for every tile, which loses if no more than kernels show comes
+    into an SM. Wgrad loses in any case, since both operands are turned from BF16."""
     proposal, found = gathered("fused-tma-cast", workloads=("deepseek-v3",))
     figures = by_key(found)
-    assert figures["timing.speedup_over_software", "deepseek-v3.fprop.o", "proposal", None].value < 1
+    fprop, wgrad = (
+        figures["timing.speedup_over_software", f"deepseek-v3.{name}", "proposal", None]
+        for name in ("fprop.o", "wgrad.kv-b")
+    )
+    assert fprop.low < 1 < fprop.value
+    assert wgrad.high < 1
     today, new, _ = schemes_of(proposal)
     gemm = gemms()["deepseek-v3.fprop.o"]
     assert [s.what for s in of_gemm(gemm, today, software(proposal))] == ["write", "cast", "product"]

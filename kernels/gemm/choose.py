@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,18 +15,15 @@ from kernels.launch import SMS
 
 def candidates(p: GemmProblem) -> Iterator[Tile]:
     """Yield the tiles that can compute a GEMM. They are so few that the tests compile them all, and none spills."""
-    if p.is_twin:  # a twin must differ from its kernel only in the promotion
-        yield from (replace(tile, promote=0) for tile in candidates(replace(p, promote=PROMOTE_128)))
+    if p.is_twin:
+        yield from (without_promotion(tile, p.m) for tile in candidates(replace(p, promote=PROMOTE_128)))
         return
     tile = partial(
         Tile, scales=p.scales, promote=p.promote, out=p.out, add=p.add, grouped=p.groups > 0, element=p.element
     )
     flat = p.m <= 64 and not p.groups  # tiles of 128 rows would be half empty
     if not flat:
-        for bm, bn, share in _large(p):
-            if p.element != Element.E4M3 and bn % 16:
-                continue  # wgmma of INT8 has no such N, and E2M1 is not built for it
-            yield tile(bm, bn, share=share)
+        yield from _large(p, tile)
     depth = _depth(p)
     # Splitting K gives SMs work where D has too few tiles. It is built only for forward and dgrad GEMMs.
     splittable = p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128 and not p.groups and p.steps > 1
@@ -35,35 +32,39 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
     narrow = (32, 64, 128) if p.element == Element.E2M1 else (32, 64)
     for bm, widths in ((128, () if flat else (32, 64, 96, 128)), (64, narrow)):
         for bn in widths:
-            # Two steps in flight spill at 128 columns beside a scale for every column, and in a single warpgroup.
-            spills = bn == 128 and (bm == 64 or p.scales == ScaleLayout.GROUP)
+            spills = bn == 128 and bm == 64  # two steps in flight, in a single warpgroup
             for split in (1, 2) if splittable else (1,):
                 yield tile(bm, bn, split=split, depth=1 if spills else depth)
     yield tile(64, 64, share=SharedOperand.A, sharers=4, depth=depth)
 
 
-def _large(p: GemmProblem) -> tuple[tuple[int, int, SharedOperand], ...]:
-    """Return rows, columns and shared operand of the tiles for many rows."""
+def without_promotion(tile: Tile, m: int) -> Tile:
+    """Return a twin's tile: its kernel's, but with 256 rows where only promotion leaves no registers for more than 128."""
+    narrow = (tile.bm, tile.bn, tile.share, tile.grouped) == (128, 128, SharedOperand.A, False) and m > tile.bm
+    return replace(tile, promote=0, bm=256, depth=1) if narrow else replace(tile, promote=0)
+
+
+def _large(p: GemmProblem, tile: Callable[..., Tile]) -> tuple[Tile, ...]:
+    """Return the tiles for many rows."""
     a, b = SharedOperand.A, SharedOperand.B
     if not p.promote and p.out == OutputType.BF16:
         # Without a second accumulator, 256 columns fit the registers. Beside D in FP32 their ring does not fit shared memory.
-        return (128, 256, b), (128, 192, b), (256, 136, a)
-    if p.promote not in (0, PROMOTE_128):
-        return ((128, 128, a),)
+        return tile(128, 256, share=b), tile(128, 192, share=b), tile(256, 136, share=a)
     if p.groups:  # a group's scales for 256 rows at any start do not fit a copy's box
-        return (128, 192, a), (128, 128, a)
-    if p.scales == ScaleLayout.GROUP and p.out == OutputType.BF16:
-        return ((128, 192, b),)  # 256 x 128 spills with some versions of the compiler
-    if p.scales == ScaleLayout.GROUP or not p.promote:
-        return (256, 128, a), (128, 192, b)
-    # 136 columns where tiles of 128 just miss a whole number of waves.
-    return (256, 128, a), (128, 192, b), (256, 136, a)
+        return tile(128, 192, share=a), tile(128, 128, share=a)
+    if p.scales == ScaleLayout.GROUP or p.promote not in (0, PROMOTE_128):
+        return (tile(128, 128, share=a),)
+    if p.element == Element.INT8 and p.promote:
+        return (tile(128, 128, share=a, depth=2),)  # converting sums to FP32 takes as long as promoting them
+    wide = tile(256, 128, share=a), tile(128, 192, share=b)
+    if p.element == Element.E2M1 or not p.promote:
+        return wide
+    return *wide, tile(256, 136, share=a)  # 136 columns where tiles of 128 just miss a whole number of waves
 
 
 def _depth(p: GemmProblem) -> int:
-    """Return the steps of K in flight per warpgroup; tile.cuh builds 2 for group scales every 128, and without promotion."""
-    grouped_scales = p.scales != ScaleLayout.TENSOR and p.promote == PROMOTE_128
-    return 2 if grouped_scales or not p.promote else 1
+    """Return the steps of K in flight per warpgroup; tile.cuh builds 2 for block scales every 128, and without promotion."""
+    return 2 if not p.promote or (p.scales == ScaleLayout.BLOCK and p.promote == PROMOTE_128) else 1
 
 
 FITTED = "NVIDIA H100 80GB HBM3"
@@ -168,12 +169,12 @@ def estimate_us(p: GemmProblem, tile: Tile, gpu: Gpu) -> float:
 
 @cache
 def choose(p: GemmProblem, gpu: Gpu, split_k: bool = True) -> Tile:
-    """Return the tile with the shortest estimate on a GPU; a timing twin gets its kernel's tile.
+    """Return the tile with the shortest estimate on a GPU; a timing twin gets its kernel's (`without_promotion`).
 
     Without `split_k`, only tiles whose CTAs sum all of K: the bits of a row then do not depend on the other rows.
     """
     if p.is_twin:
-        return replace(choose(replace(p, promote=PROMOTE_128), gpu, split_k), promote=0)
+        return without_promotion(choose(replace(p, promote=PROMOTE_128), gpu, split_k), p.m)
     return min(
         (tile for tile in candidates(p) if split_k or tile.split == 1), key=lambda tile: estimate_us(p, tile, gpu)
     )

@@ -30,16 +30,20 @@ template <int O = 0, class F> __device__ __forceinline__ void at_offset(int offs
   f(O);
 }
 
-// acc += part * (scale of row * scale of column), with a scale for every column from shared memory.
-__device__ __forceinline__ void promote_rows(Sum (&acc)[NACC], const Part (&part)[NACC], float low, float high, u32 sb) {
+// The scales of the thread's sums where every column has one: `low` or `high`, of its two rows, times those in shared memory.
+__device__ __forceinline__ void scales_of(float (&scale)[NACC], float low, float high, u32 sb) {
 #pragma unroll
   for (int i = 0; i < NACC / 4; ++i) {
     const float2 s = load_shared2(sb + (8 * i + threadIdx.x % 4 * 2) * 4);
-    acc[4 * i] = __fmaf_rn(value(part[4 * i]), __fmul_rn(low, s.x), acc[4 * i]);
-    acc[4 * i + 1] = __fmaf_rn(value(part[4 * i + 1]), __fmul_rn(low, s.y), acc[4 * i + 1]);
-    acc[4 * i + 2] = __fmaf_rn(value(part[4 * i + 2]), __fmul_rn(high, s.x), acc[4 * i + 2]);
-    acc[4 * i + 3] = __fmaf_rn(value(part[4 * i + 3]), __fmul_rn(high, s.y), acc[4 * i + 3]);
+    scale[4 * i] = __fmul_rn(low, s.x), scale[4 * i + 1] = __fmul_rn(low, s.y);
+    scale[4 * i + 2] = __fmul_rn(high, s.x), scale[4 * i + 3] = __fmul_rn(high, s.y);
   }
+}
+
+// acc += part * scale, with a scale for every sum.
+__device__ __forceinline__ void promote(Sum (&acc)[NACC], const Part (&part)[NACC], const float (&scale)[NACC]) {
+#pragma unroll
+  for (int i = 0; i < NACC; ++i) acc[i] = __fmaf_rn(value(part[i]), scale[i], acc[i]);
 }
 
 // A timing twin loads the scales of columns and does nothing else with them.
@@ -223,10 +227,8 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
           if (last) wgmma_wait<0>();
           else wgmma_wait<1>();
           pin(part);
-          if (SCALES != 2) release(used);
-          if constexpr (SCALES == 2) promote_rows(acc[0], part, f[0][0], f[0][1], of_columns + used * STAGE_SCALES);
-          else at_offset(offset, [&](const int at) { promote(at, acc[0], part, f); });
-          if (SCALES == 2) release(used);
+          release(used);
+          at_offset(offset, [&](const int at) { promote(at, acc[0], part, f); });
         };
         int k = tile.from;  // no branch around a wgmma in flight: the compiler would wait for it
         if (k < tile.to) {
@@ -282,6 +284,11 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                   for (int j = 0; j < BLOCKS; ++j) loaded += f[j][0] + f[j][1];
                   if (SCALES == 2 && closing) loaded += promote_nothing(of_columns + stage * STAGE_SCALES);
                 }
+                float scale[NACC];  // multiplied while the wgmmas run, which leaves one instruction for after the wait
+                if constexpr (SCALES == 2 && PROMOTE) {
+                  scales_of(scale, low, high, of_columns + stage * STAGE_SCALES);
+                  pin(scale);
+                }
                 if (closing) {  // polled while the last wgmmas of this stage run, which hides the latency
                   ring.step();
                   ready = barrier_done(last + 8 * ring.stage, ring.parity, k + 1 < tile.to);
@@ -295,12 +302,11 @@ run(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, co
                   // behind them is slower.
                   wgmma_wait<0>();
                   pin(sum);
-                  if (closing && !(SCALES == 2 && PROMOTE)) release(stage);
+                  if (closing) release(stage);
                   if (PROMOTE && ((k + 1 - tile.from) % STEPS == 0 || k + 1 == tile.to)) {
-                    if constexpr (SCALES == 2) promote_rows(acc[h], part, low, high, of_columns + stage * STAGE_SCALES);
+                    if constexpr (SCALES == 2) promote(acc[h], part, scale);
                     else promote(at, acc[h], part, f);
                   }
-                  if (closing && SCALES == 2 && PROMOTE) release(stage);
                 }
               }
             }

@@ -24,7 +24,7 @@ constexpr int WGS = BM > 64 ? 2 : 1, MATH = WGS * 128;
 constexpr int UNPACKERS = SLOTS ? 4 : 0, TEAM = BN <= 64 ? 1 : 2, FIRST_UNPACKER = MATH + 128;
 constexpr int THREADS = MATH + 128 + 32 * UNPACKERS;
 // An elected thread issues copies faster than a fixed one (ptx.cuh), which shortens small GEMMs. But block-scaled tiles of E4M3 with
-// 192 columns then take 2 to 12 % longer (kernels/records/elected-h200.json), with equal code in the warpgroups that multiply.
+// 192 columns then took 2 to 12 % longer on an H200, with equal code in the warpgroups that multiply.
 constexpr bool ELECTED = !(ELEMENT == 0 && SCALES == 1 && BN == 192);
 constexpr int PARTS = BM / WGS / 64, NACC = BN / 2;  // a warpgroup's rows are parts of 64
 constexpr int MATH_REGISTERS = !UNPACKERS ? 232 : NACC * (PARTS + DEPTH) > 160 ? 216 : 208;  // of a multiplying thread; one that unpacks has the rest of 256
@@ -38,7 +38,7 @@ static_assert(STAGES > 1, "a stage is released once the next one multiplies");
 static_assert(STAGES >= SLOTS && (!SLOTS || STAGES >= UNPACKERS / TEAM), "unpackers tell the phases of a barrier apart by one bit");
 static_assert((ELEMENT == 2) == (SLOTS > 0), "E2M1 alone is unpacked");
 static_assert(ELEMENT != 2 || (SCALES == 1 && !GROUPED && BN % 16 == 0), "not built");
-static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES))), "two steps in flight, of one part each");
+static_assert(DEPTH == 1 || (PARTS == 1 && (PROMOTE == 0 || (PROMOTE == 4 && SCALES == 1))), "two steps in flight, of one part each");
 
 // Shared memory: the ring's operands (B packed, with its slots behind the ring, where it is E2M1), the staging of D, the sums
 // received from the other half of K, the ring's scales, the barriers (full, empty, received, clear, unpacked), the table of

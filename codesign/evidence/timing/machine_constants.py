@@ -27,6 +27,8 @@ class Machine:
     promoted_clocks: Mapping[tuple[int, int], tuple[float, float]]
     """Clocks that promotion adds to each wgmma, by n and wgmmas between promotions: with two warpgroups in any order, and with
     two that alternate."""
+    copied_bytes_per_clock: float
+    """Bytes per clock that bulk copies from L2 bring into one SM, with the others idle."""
     l2_rate: float
     """Bandwidth from L2 to the shared memories of all SMs."""
     read_rate: float
@@ -80,6 +82,9 @@ def machine(record: Mapping[str, Any]) -> Machine:
             )
             for n, every in promoted
         },
+        copied_bytes_per_clock=value["tma-l2-read-alone.gbps"] * 1e3 / value["clock.light_mhz"]
+        if "tma-l2-read-alone.gbps" in value
+        else H200_COPIED,
         l2_rate=value["tma-l2-read.gbps"] * 1e3,
         read_rate=value["tma-memory-read.gbps"] * 1e3,
         write_rate=value["memory-write.gbps"] * 1e3,
@@ -88,6 +93,10 @@ def machine(record: Mapping[str, Any]) -> Machine:
         latency_us=value["tma-latency.memory.32768B.clocks"] / mhz,
         mac_picojoules=value["sustained.e4m3.watts"] / value["sustained.e4m3.tflops"] * 2,
     )
+
+
+H200_COPIED = 91.5
+"""`copied_bytes_per_clock` of an H200, for GPUs of the same SM whose record lacks it (the H100's)."""
 
 
 @cache

@@ -10,7 +10,7 @@ from functools import cache
 from codesign.evidence.timing.model import Operation, Product, Stream
 from kernels.bench.records import FOLDER, BenchRecord, BenchRow, load, read
 from kernels.gemm.choose import candidates
-from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, Tile
+from kernels.gemm.tile import PROMOTE_128, GemmProblem, OutputType, ScaleLayout, SharedOperand, Tile
 
 WIDTHS = {
     ScaleLayout.TENSOR: (1.0, 1.0),
@@ -37,6 +37,10 @@ def bench(gpu: str = "") -> BenchRecord:
             return record
     where = f" on {gpu}" if gpu else ""
     raise LookupError(f"no record of the bench{where} has our own kernels: `codesign bench` on a Hopper GPU makes one")
+
+
+EARLIER = ((256, 128, SharedOperand.A), (128, 192, SharedOperand.B))
+"""Tiles of wgrad until December 2026, which the H100's record has."""
 
 
 def product(m: int, n: int, k: int, scales: ScaleLayout, promote: int, groups: int = 0) -> Product:
@@ -69,13 +73,16 @@ def operation(row: BenchRow) -> Operation | None:
 
 
 def _tile(p: GemmProblem, name: str) -> Tile | None:
-    """Return the tile of a name in a record. Raises LookupError if kernels/gemm no longer has it."""
+    """Return the tile of a name in a record. Raises LookupError if kernels/gemm never had it."""
     if not name:
         return None
-    for tile in candidates(p):
+    earlier = [
+        Tile(bm, bn, share=share, scales=p.scales, promote=p.promote, out=p.out, add=p.add) for bm, bn, share in EARLIER
+    ]
+    for tile in (*candidates(p), *earlier):
         if tile.name == name:
             return tile
-    raise LookupError(f"no tile is called {name} today: the record is of other kernels")
+    raise LookupError(f"kernels/gemm has no tile {name}: the record is of other kernels")
 
 
 @cache

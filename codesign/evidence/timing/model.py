@@ -23,8 +23,8 @@ STEP = 128
 """Elements of K in a stage."""
 LARGE = 1024
 """Rows of A from which a GEMM fills the machine. With fewer, memory and start-up decide."""
-SHOWN = ("into_sm", "l2_share")
-"""Constants that are not fitted, but are the largest value of any measured kernel."""
+BAND = 2048
+"""Rows of A that the tiles of a wave cover before they take the next columns (`Walk` of kernels/gemm/tile.cuh)."""
 
 
 class Constants(Spec):
@@ -39,12 +39,10 @@ class Constants(Spec):
     out_of_turn: float
     """Share of time in which warpgroups do not alternate, so that promotion is not hidden. A warpgroup with two parts in flight
     hides it always."""
-    into_sm: float
-    """Bytes per clock into one SM's shared memory; the largest of any measured kernel."""
-    scale_clocks: float
-    """Clocks that the bulk copy of an operand's scales adds to a stage limited by its copies."""
-    l2_share: float
-    """L2 bandwidth over that of the microbenchmark, above 1 if SMs read the same lines; the largest of any measured kernel."""
+    copy_clocks: float
+    """Clocks that each bulk copy, of operands or of their scales, adds to a stage limited by its copies."""
+    l2_again: float
+    """Share of L2's bandwidth that a line takes which another SM of the wave reads as well."""
     memory_share: float
     """Share of the HBM bandwidth that a GEMM achieves."""
     store_passes: float
@@ -148,6 +146,15 @@ def tiles_of(p: GemmProblem, tile: Tile) -> int:
     return ceil(alone * (p.m / rows + p.groups / 2))
 
 
+def _readers(p: GemmProblem, tile: Tile, active: int) -> tuple[float, float]:
+    """Return how many teams of a wave read the same rows of A, and the same rows of B."""
+    teams_a, teams_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
+    down, across = ceil(p.m / max(p.groups, 1) / tile.bm), ceil(p.n / tile.bn)
+    high = min(down, max(BAND // tile.bm, 1), active)
+    wide = min(across, active / tile.split / high)
+    return max(1.0, wide / teams_a), max(1.0, high / teams_b)
+
+
 def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     sms = machine.sms - x.taken
     p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, sms), x.split_k)
@@ -156,25 +163,30 @@ def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     rounds, active = waves(ctas, slots), min(ctas, slots)
     steps = ceil(p.steps / tile.split)
 
+    of_scales = 3 if p.scales == ScaleLayout.GROUP else 1  # work of a promotion, relative to one with a scale per block
     # Clocks of an SM for one stage.
     mma = tile.bm / 64 * (STEP / 32) * machine.wgmma(tile.bn) * x.clocks
     ffma = 0.0
     if p.promote and tile.depth == 1:
         # One FFMA per element. A scale per column adds a multiplication and a read from shared memory, each as long.
-        each = machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * (3 if p.scales == ScaleLayout.GROUP else 1)
-        ffma = tile.bm / 64 * (STEP / 32) * each
-    # A team's operands are read from L2 once, and copied into each of its SMs.
+        ffma = tile.bm / 64 * (STEP / 32) * machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * of_scales
+    # A team's operands are read from L2 once, and copied into each of its SMs. L2 gives lines that several read at once faster.
     a, b = tile.bm * STEP * x.widths[0], tile.bn * STEP * x.widths[1]
-    landing = ((a + b) / c.into_sm + p.scales * c.scale_clocks) / machine.mhz
+    landing = ((a + b) / machine.copied_bytes_per_clock + (2 + p.scales) * c.copy_clocks) / machine.mhz
     team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
-    crossing = active * (a / team_a + b / team_b) / (machine.l2_rate * c.l2_share)
+    readers_a, readers_b = _readers(p, tile, active)
+
+    def read(readers: float) -> float:
+        return (1 + c.l2_again * (readers - 1)) / readers
+
+    crossing = active * (a / team_a * read(readers_a) + b / team_b * read(readers_b)) / machine.l2_rate
     feed = max(landing, crossing)
 
     # A D that is added to is read from and written to HBM; otherwise it is written to L2.
     stored = active * tile.bm * tile.bn * p.out / tile.split
     store = c.store_passes * (2 * stored / machine.copy_rate if p.add else stored / machine.l2_rate)
-    read = p.m * p.k * x.widths[0] + max(p.groups, 1) * p.n * p.k * x.widths[1] + (p.m * p.n * p.out if p.add else 0)
-    memory = read / (machine.read_rate * c.memory_share) + p.m * p.n * p.out / (machine.write_rate * c.memory_share)
+    moved = p.m * p.k * x.widths[0] + max(p.groups, 1) * p.n * p.k * x.widths[1] + (p.m * p.n * p.out if p.add else 0)
+    memory = moved / (machine.read_rate * c.memory_share) + p.m * p.n * p.out / (machine.write_rate * c.memory_share)
     launch = machine.launch_us + machine.latency_us + c.start_us + c.cluster_us * (tile.cluster - 1)
     launch += c.split_us if tile.split > 1 else 0.0
 
@@ -184,11 +196,18 @@ def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
 
     # Time of an SM's Tensor Cores at the highest clock. Slower units need no more energy for the same products.
     work = ctas * steps * mma / x.clocks / machine.mhz / machine.sms
-    work *= x.energy + (
-        c.promotion_energy / p.promote * (2 if p.scales == ScaleLayout.GROUP else 1) if p.promote else 0.0
-    )
+    work *= x.energy + (c.promotion_energy / p.promote * of_scales if p.promote else 0.0)
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
     return ModelledTime(total(clock), rounds * steps * ffma / machine.mhz, clock)
+
+
+def copied(x: Product, us: float, machine: Machine) -> float:
+    """Return the bytes per clock that come into each SM in a GEMM of `us` microseconds; 0 if it does not occupy all SMs."""
+    p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, machine.sms))
+    ctas, slots = tiles_of(p, tile) * tile.split, machine.sms // tile.cluster * tile.cluster
+    rounds = waves(ctas, slots) if ctas >= slots else 0
+    stage = STEP * (tile.bm * x.widths[0] + tile.bn * x.widths[1])
+    return rounds * ceil(p.steps / tile.split) * stage / ((us - machine.launch_us - machine.latency_us) * machine.mhz)
 
 
 def _clock(allowed: Callable[[float], bool]) -> float:

@@ -10,7 +10,7 @@ from codesign.evidence.source import Source, Subject
 from codesign.evidence.timing import layer_step
 from codesign.evidence.timing.amdahl import Gain, gain
 from codesign.evidence.timing.machine_constants import Machine
-from codesign.evidence.timing.model import SHOWN, Constants, Product
+from codesign.evidence.timing.model import Constants, Product
 from codesign.evidence.timing.operations import (
     NO_MODEL,
     PASSES,
@@ -383,7 +383,7 @@ def _method(about: Timed) -> tuple[str, ...]:
     said = [
         f"Times are of one {fit.gpu} ({chosen}), in bursts with cold L2 (docs/timing.md). Measured: medians of {fit.bench}, "
         "intervals their 10th and 90th percentiles. Modelled: an analytic model of the kernels with the machine's "
-        f"constants ({fit.machine}) and {len(Constants.model_fields) - len(SHOWN)} that are fitted; held-out rows "
+        f"constants ({fit.machine}) and {len(Constants.model_fields)} that are fitted; held-out rows "
         f"lie within a factor of {fit.reach.product:.3g} (GEMMs) and {fit.reach.stream:.3g} (casts) for 95 %. The "
         "time of a changed GEMM is today's, measured or modelled, times the ratio of two kernels, measured or modelled. The "
         "interval of a modelled ratio comes from its errors on held-out Linears, for each pair of kernels; that of a "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 
 from codesign.evidence.timing import machine_constants, measured, ratio_errors
 from codesign.evidence.timing.machine_constants import Machine
-from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, time
+from codesign.evidence.timing.model import LARGE, Constants, Operation, Product, copied, time
 from codesign.evidence.timing.ratio_errors import RatioErrors, pair
 from codesign.evidence.timing.records import Fit, shipped
 from codesign.figures.figure import Kind
@@ -47,6 +47,16 @@ class Timer:
         if key not in self._modelled:  # other cases change few operations, and few constants of each
             self._modelled[key] = time(operation, self.machine, key[1]).total
         return self._modelled[key]
+
+    def at_least(self, operation: Operation) -> float:
+        """Return the modelled time in us if operands came to the SMs no faster than measured kernels show."""
+        machine = replace(self.machine, copied_bytes_per_clock=self._copied)
+        return time(operation, machine, self.fit.constants.model_copy(update={"l2_again": 1.0})).total
+
+    @cached_property
+    def _copied(self) -> float:
+        """Most bytes per clock that a measured GEMM copies into each SM at once."""
+        return max(copied(x, us, self.machine) for _, x, us in measured.rows(self.bench) if isinstance(x, Product))
 
     def row(self, operation: Operation) -> BenchRow | None:
         """Return the measured row of an operation; None if there is none."""
