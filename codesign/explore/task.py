@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CHEAP = ("cost", "bounds")
 """Kinds of evidence that need no samples; they are gathered first."""
-ALSO = {"timing": ("evidence/traffic",), "model": ("torch",), "training": ("torch",)}
+ALSO = {"timing": ("evidence/traffic", "../kernels"), "model": ("torch",), "training": ("torch",)}
 """Folders behind a kind of evidence besides its own and those behind all kinds."""
 
 
@@ -139,9 +139,8 @@ def evaluator(kind: str) -> str:
 def behind(kind: str) -> list[Path]:
     """Return the files with the code and data that compute a kind of evidence."""
     home = Path(__file__).parent.parent
-    folders = [home.parent / "isa_model", home.parent / "kernels"]
-    folders += [home / name for name in ("workloads", "figures", "proposal", "verdicts")]
-    folders += [home / name for name in ("evidence/numerics", f"evidence/{kind}", *ALSO.get(kind, ()))]
+    common = ("../isa_model", "workloads", "figures", "proposal", "verdicts", "evidence/numerics")
+    folders = [home / name for name in (*common, f"evidence/{kind}", *ALSO.get(kind, ()))]
     every = {path for folder in folders for path in folder.rglob("*")} | {*(home / "evidence").glob("*.py")}
     return [*sorted(p for p in every if p.suffix != ".pyc" and p.is_file()), Path(__file__)]
 
