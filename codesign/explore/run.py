@@ -20,7 +20,7 @@ from pydantic import Field
 
 from codesign.evidence.sampling import MOST_SEEDS
 from codesign.explore.space import Base, Settings, Space
-from codesign.explore.store import Store, batch_name
+from codesign.explore.store import Full, Store, batch_name
 from codesign.explore.task import Result, Task, compute, evaluator, tasks
 from codesign.figures.metric import kind_of
 from isa_model.diagnostics import InputError, Unavailable
@@ -237,7 +237,7 @@ class Runner:
         self._open.close()
 
     def complete(self, wanted: Round) -> None:
-        """Compute a round. Raises Unavailable if processes keep dying, InputError if results cannot be written."""
+        """Compute a round. Raises Unavailable if processes keep dying or the disk is full, InputError if the folder refuses."""
         todo = wanted.tasks()
         self.store.refresh()
         if all(t.key in self.store.results for t in todo):
@@ -252,6 +252,8 @@ class Runner:
                     self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, self.size)
                     self._open = self._open.pop_all()
                 return
+            except Full:
+                raise
             except (BrokenExecutor, Unavailable):  # a process was killed: its batch is computed again
                 self._workers = None
         raise Unavailable("worker processes keep being killed, probably for lack of memory; results so far are kept")

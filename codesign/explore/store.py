@@ -12,6 +12,7 @@ files, and a process writes, claims and releases once in many results.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -61,6 +62,10 @@ _RESULT = TypeAdapter(_Result)
 _FAILURES = TypeAdapter(dict[str, str])
 
 
+class Full(Unavailable):
+    """A folder of results has no room left."""
+
+
 class Store:
     """Results by key in a folder, and claims on batches of them."""
 
@@ -84,13 +89,16 @@ class Store:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Raise InputError for what the folder refuses in the block: no room, no right, no folder."""
+        """Raise InputError for what the folder refuses in the block, such as a missing right, and Full if it has no room."""
         try:
             yield
         except (OSError, Unavailable) as error:
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            hint = "results so far are kept; the same command goes on with them"
-            raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
+            why, hint = str(error), "results so far are kept; the same command goes on with them"
+            if isinstance(error, OSError):
+                why = reason(error)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
+            raise Full(f"cannot use {self.folder}: {why}; {hint}") from None
 
     # -- results -------------------------------------------------------------------------------------------------------
 
