@@ -10,6 +10,7 @@ import errno
 import gc
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,7 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt the way out, with a traceback
         print("codesign: interrupted", file=sys.stderr)
         code = 130
     gc.freeze()  # nothing is searched for garbage on the way out

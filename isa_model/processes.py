@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
@@ -44,11 +45,20 @@ sys.exit(code if code >= 0 else 128 - code)
 the command would not do: Yosys holds the interpreter's lock for minutes, and starts abc."""
 
 
-_starting = threading.Lock()
+_starting = threading.RLock()
 
 
 class _Worker(SpawnProcess):
-    """A process that does not import the program of its starter."""
+    """A process with the environment of workers."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _starting, _of_workers():
+            return SpawnProcess._Popen(process_obj)
+
+
+class _Stranger(_Worker):
+    """A worker that does not import the program of its starter."""
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
@@ -57,13 +67,46 @@ class _Worker(SpawnProcess):
             program = sys.modules["__main__"]
             sys.modules["__main__"] = ModuleType("__main__")
             try:
-                return SpawnProcess._Popen(process_obj)
+                return _Worker._Popen(process_obj)
             finally:
                 sys.modules["__main__"] = program
 
 
 class _WorkerContext(SpawnContext):
     Process = _Worker
+
+
+class _StrangerContext(SpawnContext):
+    Process = _Stranger
+
+
+@contextmanager
+def _of_workers() -> Iterator[None]:
+    """Give processes that start the environment of workers."""
+    before = {name: os.environ.get(name) for name in _OF_WORKERS}
+    os.environ.update(_OF_WORKERS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _Pool(ProcessPoolExecutor):
+    """A pool whose workers start with Ctrl-C blocked: before `_set_up` ignores it, they would print a traceback."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().submit(function, *args, **options)
+        resource_tracker.ensure_running()  # its start would end the blocking
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(function, *args, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -92,26 +135,25 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
     With `main` they do: they can then call functions of the program, which needs a guard.
     Raises Unavailable if one of the processes is killed.
     """
-    before = {name: os.environ.get(name) for name in _OF_WORKERS}
-    os.environ.update(_OF_WORKERS)
-    context = SpawnContext() if main else _WorkerContext()
-    executor = ProcessPoolExecutor(workers or cores(), context, initializer=_worker)
+    context = _WorkerContext() if main else _StrangerContext()
+    executor = _Pool(workers or cores(), context, initializer=_set_up)
     try:
         yield executor
+    except KeyboardInterrupt:
+        running = list(executor._processes.values())
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.kill()  # nobody waits for what it computes
+        raise
     except BrokenProcessPool:
         raise Unavailable(
             "a worker process was killed, probably for lack of memory; close other programs, or ask for less"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
-def _worker() -> None:
+def _set_up() -> None:
     """Set up a worker: ignore Ctrl-C, end with the parent, and search for garbage seldom, which would take 2 % of the time."""
     import gc
     import multiprocessing

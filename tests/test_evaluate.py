@@ -1,10 +1,12 @@
 """Evidence, results and reports, on samples small enough to check by other means."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -239,8 +241,9 @@ def test_a_failure_while_writing_leaves_the_old_report_whole(result, tmp_path, m
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
-def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
-    """Interrupted in the middle, the command says so in a line, exits 130 and writes nothing."""
+@pytest.mark.parametrize("seconds", [0, 0.3, 2])
+def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path, seconds):
+    """Ctrl-C, pressed three times while workers start or compute: one line, exit code 130, nothing written, no worker left."""
     command = [
         sys.executable,
         "-m",
@@ -256,14 +259,20 @@ def test_ctrl_c_ends_an_evaluation_without_a_trace(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a group, as a terminal's, with its workers
         preexec_fn=lambda: signal.signal(
             signal.SIGINT, signal.default_int_handler
         ),  # ignored where tests run behind `&`
     )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and children.exists() and len(children.read_text().split()) < 2:
+        time.sleep(0.01)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.communicate(timeout=4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+        process.communicate(timeout=seconds or 0.01)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.03)
+    out, err = process.communicate(timeout=60)  # to the end of the pipes, which workers hold, too
     assert (process.returncode, out, err) == (130, "", "codesign: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -317,6 +317,18 @@ def test_a_killed_worker_is_told_in_a_sentence():
         workers.submit(os.kill, workers.submit(os.getpid).result(), signal.SIGKILL).result()
 
 
+def test_pools_side_by_side_leave_the_environment_as_it_was():
+    """Workers have an environment of their own: pools in two threads, ended in any order, change nothing of the caller's."""
+    before = dict(os.environ)
+    first, second = pool(1), pool(1)
+    workers = first.__enter__()
+    second.__enter__()
+    assert workers.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert dict(os.environ) == before
+
+
 def _alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
