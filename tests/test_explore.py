@@ -147,7 +147,7 @@ def test_every_file_behind_a_figure_is_in_its_key(kind):
     """All that a kind of evidence imports, the records of kernels and the captured tensors: a changed one is a new key."""
     home = Path(task.__file__).parent.parent
     start = home / "evidence" / kind / "source.py"
-    behind, found, todo = {path.resolve() for path in task.behind(kind)}, set(), [start]
+    behind, found, todo = {path.resolve() for path in task.files_behind(kind)}, set(), [start]
     while todo:
         if (path := todo.pop()) not in found:
             found.add(path)

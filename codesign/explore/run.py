@@ -20,7 +20,7 @@ from pydantic import Field
 
 from codesign.evidence.sampling import MOST_SEEDS
 from codesign.explore.space import Base, Settings, Space
-from codesign.explore.store import Full, Store, batch_name
+from codesign.explore.store import DiskFull, Store, batch_name
 from codesign.explore.task import Result, Task, compute, evaluator, tasks
 from codesign.figures.metric import kind_of
 from isa_model.diagnostics import InputError, Unavailable
@@ -237,7 +237,10 @@ class Runner:
         self._open.close()
 
     def complete(self, wanted: Round) -> None:
-        """Compute a round. Raises Unavailable if processes keep dying or the disk is full, InputError if the folder refuses."""
+        """Compute a round.
+
+        Raises Unavailable if processes keep dying or the disk is full, InputError for any other error of the folder.
+        """
         todo = wanted.tasks()
         self.store.refresh()
         if all(t.key in self.store.results for t in todo):
@@ -252,7 +255,7 @@ class Runner:
                     self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, self.size)
                     self._open = self._open.pop_all()
                 return
-            except Full:
+            except DiskFull:
                 raise
             except (BrokenExecutor, Unavailable):  # a process was killed: its batch is computed again
                 self._workers = None
@@ -262,7 +265,7 @@ class Runner:
 def _read(path: Path) -> tuple[list[Task], bool]:
     """Return the tasks of a round, and whether this version computes them as its driver's does.
 
-    There are none of a round that was just completed. Raises InputError for what is no round.
+    No tasks are left of a round that has just been completed. Raises InputError if the file is no round.
     """
     try:
         content = parse_json(read_bytes(path, MOST_ROUND))
@@ -271,10 +274,9 @@ def _read(path: Path) -> tuple[list[Task], bool]:
     except FileNotFoundError:
         return [], True
     except (OSError, ValueError, LookupError, TypeError) as error:
-        said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
         hint = "the driver's version of codesign; a file that no driver wrote can be removed"
         raise InputError.of(
-            f"{path} is no round of points that this version can compute ({said[:200]})", hint
+            f"{path} is no round of points that this version can compute ({reason(error)})", hint
         ) from None
 
 
