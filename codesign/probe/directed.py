@@ -92,7 +92,7 @@ class Directed:
     start: Lines
     """Questions that every search begins with."""
     known: dict[int, Codes] = field(default_factory=dict)
-    """Answers of specs to the first questions."""
+    """Answers of specs to these questions, by the id of the spec."""
 
     def __post_init__(self) -> None:
         self.signature = self.space.signature
@@ -132,7 +132,7 @@ class Directed:
         return None
 
     def first(self, spec: Instruction) -> Codes:
-        """Return the answers of a spec, which the space keeps, to the first questions."""
+        """Return the answers of a spec to `start`. It is one that the space keeps, so that no other gets its id."""
         if id(spec) not in self.known:
             self.known[id(spec)] = self.batch.dots(spec)
         return self.known[id(spec)]
