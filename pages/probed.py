@@ -103,12 +103,14 @@ def rivals_text() -> str:
     hidden, passed = missed - record["missed_though_shown"], record["missed_by_last_check_too"]
     return " ".join(
         [
-            f"How often a directed search misses a difference was measured on {record['specs']} random specs and their neighbours",
-            f"one field away. {pairs} pairs give the same answers to a probe's first 3,000 questions, but can differ. The search",
-            f"told {found} of them apart ({100 * found / pairs:.0f} %), among them {both} of the {record['plain']} that 100,000",
-            f"plain questions told apart; in the same time as the search, plain questions told {quick} apart.",
-            f"Of the {missed} that it missed ({fields}), {hidden} differ in no inner sum, and {passed} would pass a last check of",
-            "20,000 questions, too. Pairs count if one of these searches, or a longer one, told them apart; others may differ, too.",
+            f"How often a directed search misses a difference was measured on {record['specs']} random specs and their",
+            f"neighbours one field away. {pairs} pairs give the same answers to a probe's first 3,000 questions, but can",
+            f"differ. The search told {found} of them apart ({100 * found / pairs:.0f} %), among them {both} of the",
+            f"{record['plain']} that 100,000 plain questions told apart; in the same time as the search, plain questions told",
+            f"{quick} apart.",
+            f"Of the {missed} that it missed ({fields}), {hidden} differ in no inner sum, and {passed} would pass a last check",
+            "of 20,000 questions, too. Pairs count if one of these searches, or a longer one, told them apart; others may",
+            "differ, too.",
             f"({record['date']}, commit {record['commit']}, `{record['command']}`, [record](../{RIVALS}))",
         ]
     )
@@ -130,8 +132,8 @@ def recorded_text() -> str:
         [
             f"`{record['command']}` fits specs to outputs that others recorded on {', '.join(gpus)} and {last}, 5,000 a file,",
             f"given only formats and sizes. {len(found)} of {len(rows)} files have a spec that gives every answer. On 20,000",
-            f"other questions {unlike} of these specs differ from the catalogue's instruction, {unlisted} of them in a field that",
-            f"the certificate does not list as open, alone or with others. Fields most often open, by stage: {names}.",
+            f"other questions {unlike} of these specs differ from the catalogue's instruction, {unlisted} of them in a field",
+            f"that the certificate does not list as open, alone or with others. Fields most often open, by stage: {names}.",
             f"({record['date']}, commit {record['commit']}, [record](../{RECORDED}))",
         ]
     )
