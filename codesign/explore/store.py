@@ -124,7 +124,7 @@ class Store:
                     self.results.setdefault(result["key"], NOTHING if self.keys_only else dict(result))
 
     def write(self, results: Sequence[dict[str, Any]]) -> None:
-        """Keep results that are not there yet, as one pack. Raises InputError if they cannot be written."""
+        """Keep results that are not there yet, as one pack. Raises DiskFull or InputError if they cannot be written."""
         fresh = {r["key"]: r for r in results if r["key"] not in self.results}
         if not fresh:
             return
