@@ -112,7 +112,7 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
 
 
 def _worker() -> None:
-    """Set up a worker: ignore Ctrl-C, end with the parent, and collect garbage seldom, which otherwise takes 2 % of the time."""
+    """Set up a worker: ignore Ctrl-C, end with the parent, and collect garbage seldom, which would take 2 % of the time."""
     import gc
     import multiprocessing
 
