@@ -28,7 +28,7 @@ SIZES = {
     "ada": 73 + 8,
     "ampere": 57 + 8 + 3,
     "amx": 7,
-    "arm": 13,
+    "arm": 13 + 96,
     "blackwell": 4748 + 64,
     "cdna1": 20,
     "cdna2": 27,
@@ -174,6 +174,14 @@ def test_arm_dot_products_round_each_pair_and_each_sum(name):
                 products = [Fraction(a[i, k + p]) * Fraction(b[k + p, j]) for p in (0, 1)]
                 total = to_fp32(total + to_fp32(sum(products)))
             assert Fraction(d[i, j]) == total, (kind, i, j)
+
+
+def test_every_instruction_of_arm_is_as_qemu_computes_it():
+    """The engine returns QEMU's codes for operands of every kind, NaNs included (`python checks/arm.py --fixture`)."""
+    results = list(conform("arm", Path(__file__).parent / "fixtures" / "arm.npz"))
+    assert [result.instruction for result in results] == [name for name in catalogue() if name.startswith("arm.")]
+    for result in results:
+        assert (result.outputs, result.mismatches) == (128, 0), f"{result.instruction}: {result.first}"
 
 
 @pytest.mark.parametrize(
