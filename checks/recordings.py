@@ -1,4 +1,4 @@
-"""Compare the catalogue with recordings of real GPUs by others: `python checks/recordings.py FOLDER`.
+"""Compare the catalogue with recordings of real GPUs by others, or fit specs to them: `python checks/recordings.py FOLDER`.
 
 FOLDER is `model_validation` of github.com/north-numerical-computing/MATLAB-tensor-core (BSD-2), which is not part of this
 project. It holds dot products computed by eight GPUs, 5,000 per format. Each line of `<GPU>/<format>/a_*.txt` and `b_*.txt` has
@@ -7,7 +7,8 @@ catalogue's `mma.sync` of the GPU: K is padded with zeros, and C is rounded to n
 FP32, the recorded D are sums of products without C by the rules of `wgmma`, and are compared with that instruction.
 
 Prints outputs and mismatches per file; exits with 1 if an output differs. `--record FILE --revision COMMIT` saves the counts
-with the revision of the recordings.
+with the revision of the recordings. With `--probe`, a spec is fitted to each file, given only formats and sizes, as `codesign
+probe vectors:` does, and then compared with the catalogue's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.probe.box import Lines, Recorded, Signature
+from codesign.probe.certificate import probe
 from isa_model import FORMATS, catalogue, load, matmul
 from isa_model.array_codec import code_dtype, encode_array, to_codes
 from isa_model.checkout import commit_of
@@ -37,6 +40,8 @@ ARCHITECTURES = {
 }
 OPERANDS = {"fp16": "f16", "bf16": "bf16", "tf32": "tf32", "E4M3": "e4m3", "E5M2": "e5m2"}
 ACCUMULATORS = {"fp16": "f16", "fp32": "f32"}
+UNSEEN = 20_000
+"""Outputs on which a fitted spec is compared with the catalogue's."""
 SIDE = 50
 """Dot products per matrix product, on its diagonal."""
 
@@ -62,8 +67,8 @@ def numbers(path: Path) -> NDArray[np.float32]:
     return np.array([[int(x, base) for x in row] for row in rows], np.uint32).view(np.float32)
 
 
-def compare(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
-    """Compare the recorded D of one GPU and format with the catalogue's."""
+def recorded(folder: Path, operand: str, accumulator: str) -> tuple[dict[str, Any], list[Any]]:
+    """Return the file, instruction and number of outputs of one GPU and format, and the codes of A, B, C and D."""
     (gpu, file), (a, b, c, d) = (
         (folder.parent.name, next(folder.glob(f"d_*_{accumulator}.txt"))),
         (numbers(next(folder.glob(pattern))) for pattern in ("a_*", "b_*", "c_*", f"d_*_{accumulator}.txt")),
@@ -73,21 +78,35 @@ def compare(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
     fill = ((0, 0), (0, -a.shape[1] % spec.shape.k))
     codes = [np.pad(encode_array(f, x.astype(np.float64)), fill) for f, x in ((spec.a, a), (spec.b, b))]
     c = np.zeros_like(c) if starts_from_zero(gpu, operand, accumulator) else c
-    start = encode_array(spec.c_format, c[:, 0].astype(np.float64))
-    expected = encode_array(FORMATS[accumulator], d[:, 0].astype(np.float64))
-    got = []
+    codes += [encode_array(f, x[:, 0].astype(np.float64)) for f, x in ((spec.c_format, c), (FORMATS[accumulator], d))]
+    return {"file": f"{gpu}/{folder.name}/{file.name}", "instruction": name, "outputs": len(a)}, codes
+
+
+def compare(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
+    """Compare the recorded D of one GPU and format with the catalogue's."""
+    row, (a, b, c, expected) = recorded(folder, operand, accumulator)
+    spec, got = load(row["instruction"]), []
     for first in range(0, len(a), SIDE):
         some = slice(first, first + SIDE)
         own = np.zeros((len(a[some]),) * 2, code_dtype(spec.c_format))
-        np.fill_diagonal(own, start[some])
-        got.append(to_codes(spec.accumulator, matmul(spec, codes[0][some], codes[1][some].T, own)).diagonal())
-    mismatches = int((np.concatenate(got) != expected).sum())
-    return {
-        "file": f"{gpu}/{folder.name}/{file.name}",
-        "instruction": name,
-        "outputs": len(a),
-        "mismatches": mismatches,
-    }
+        np.fill_diagonal(own, c[some])
+        got.append(to_codes(spec.accumulator, matmul(spec, a[some], b[some].T, own)).diagonal())
+    return row | {"mismatches": int((np.concatenate(got) != expected).sum())}
+
+
+def probed(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
+    """Fit a spec to the recorded D of one GPU and format; its mismatches are outputs unlike the catalogue's on other questions
+    that no field explains which the certificate lists."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    from probe import judge
+
+    row, (a, b, c, d) = recorded(folder, operand, accumulator)
+    spec = load(row["instruction"])
+    found = probe(Recorded(Signature(spec), Lines(a, b, c), d))
+    judged = judge(spec, found, UNSEEN)
+    row |= {"verdict": found.verdict, "outcome": judged["outcome"], "unlike": judged["unlike"]}
+    row |= {"open_fields": [x.field for x in found.fields if x.alike], "unlisted": judged.get("unlisted", [])}
+    return row | {"spec": found.hypothesis, "mismatches": judged["unlike"] if row["unlisted"] else 0}
 
 
 def main() -> int:
@@ -95,6 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="model_validation of a clone of MATLAB-tensor-core")
     parser.add_argument("--record", type=Path, help="save the counts to this file (JSON)")
+    parser.add_argument("--probe", action="store_true", help="fit a spec to each file")
     parser.add_argument("--revision", default="", help="the commit of the clone, for the record")
     options = parser.parse_args()
     rows = []
@@ -103,7 +123,7 @@ def main() -> int:
             folder = options.folder / gpu / operand
             for accumulator in ACCUMULATORS:
                 if folder.is_dir() and any(folder.glob(f"d_*_{accumulator}.txt")):
-                    rows.append(compare(folder, operand, accumulator))
+                    rows.append((probed if options.probe else compare)(folder, operand, accumulator))
                     print(
                         f"{rows[-1]['mismatches']:>10} of {rows[-1]['outputs']} {rows[-1]['file']}: {rows[-1]['instruction']}"
                     )
@@ -113,12 +133,14 @@ def main() -> int:
     total = {key: sum(row[key] for row in rows) for key in ("outputs", "mismatches")}
     print(f"{total['mismatches']} of {total['outputs']} outputs differ")
     if options.record:
-        command = "python checks/recordings.py FOLDER --record FILE --revision COMMIT"
+        how = "compared with the catalogue's rules code for code"
+        option, how = ("--probe ", "with specs fitted to them") if options.probe else ("", how)
+        command = f"python checks/recordings.py FOLDER {option}--record FILE --revision COMMIT"
         about = {
-            "what": "outputs recorded on GPUs by others, compared with the catalogue's rules code for code",
+            "what": f"outputs recorded on GPUs by others, {how}",
             "source": "github.com/north-numerical-computing/MATLAB-tensor-core, model_validation (BSD-2)",
             "revision": options.revision,
-            **head(command, commit_of("isa_model", "checks/recordings.py")),
+            **head(command, commit_of("isa_model", "codesign/probe", "checks/recordings.py")),
             **total,
         }
         write_file(options.record, json_lines(about | {"rows": rows}))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isa_model.diagnostics import Unavailable
 from isa_model.float64 import Codes
 from isa_model.instruction import Instruction
 from isa_model.library import is_known, load
@@ -75,6 +76,15 @@ class Mnemonic:
     def c_bytes(self) -> int:
         """Bytes per element of C and D."""
         return {"f16": 2, "f32": 4, "s32": 4, "f64": 8}[self.d]
+
+
+def check_gpu() -> None:
+    """Raise Unavailable unless this machine has a Hopper GPU."""
+    import cuda.core  # noqa: F401
+    import torch
+
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        raise Unavailable("no Hopper GPU (compute capability 9.0) is visible here")
 
 
 def parse(name: str) -> Mnemonic:

@@ -1,8 +1,9 @@
-"""The tables of docs/probe.md: what blind probes found out, from the records of benchmarks/probe.py and probe_live.py."""
+"""The figures of docs/probe.md, from records of benchmarks/probe.py, probe_live.py, rivals.py and checks/recordings.py."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,6 +88,55 @@ def live_text() -> str:
             refused = f"{row['verdict']}; nearest is " if row["verdict"] in ("open", "refused") else ""
             lines.append(f"- `{row['name']}`: {refused}" + ", then ".join(map(_stage, row["spec"]["stages"])) + ".")
     return "\n".join(lines)
+
+
+RIVALS = "benchmarks/records/rivals.json"
+
+
+def rivals_text() -> str:
+    """Return how many pairs of specs a directed search tells apart, and how many plain questions do."""
+    record = json.loads((Path(__file__).resolve().parent.parent / RIVALS).read_text())
+    pairs, found, quick = (record[name] for name in ("known_to_differ", "directed", "plain_in_equal_time"))
+    missed = pairs - found
+    fields = ", ".join(f"`{name}` {count}" for name, count in record["missed_fields"].items())
+    both = sum(row["directed"] and row["plain"] for row in record["rows"])
+    hidden, passed = missed - record["missed_though_shown"], record["missed_by_last_check_too"]
+    return " ".join(
+        [
+            "How often a directed search misses a difference was measured on",
+            f"{pairs} pairs: the first {record['specs']} random specs and neighbours, one field away, that give a probe's",
+            "first 3,000 questions the same answers and can differ.",
+            f"It found {found} of them ({100 * found / pairs:.0f} %), and {both} of the {record['plain']} that 100,000 plain",
+            f"questions found; plain questions found {quick} in as much time as it took.",
+            f"Of the {missed} that it missed ({fields}), {hidden} show in no inner sum, and {passed} would pass a last check",
+            "of 20,000 questions, too. That a pair can differ is known from these searches and from a longer one: pairs that",
+            "none of them tells apart do not count, and some may differ.",
+            f"({record['date']}, commit {record['commit']}, `{record['command']}`, [record](../{RIVALS}))",
+        ]
+    )
+
+
+RECORDED = "checks/recordings_probed.json"
+
+
+def recorded_text() -> str:
+    """Return what specs fitted to recordings by others have in common with the catalogue."""
+    record = json.loads((Path(__file__).resolve().parent.parent / RECORDED).read_text())
+    rows = record["rows"]
+    *gpus, last = dict.fromkeys(row["file"].split("/")[0] for row in rows)
+    found = [row for row in rows if row["verdict"] in ("determined", "ambiguous")]
+    unlike, unlisted = (sum(row[name] > 0 for row in found) for name in ("unlike", "mismatches"))
+    left = Counter(name.split(".")[-1] for row in found for name in row["open_fields"]).most_common(4)
+    names = ", ".join(f"`{name}` ({count})" for name, count in left)
+    return " ".join(
+        [
+            f"`{record['command']}` fits specs to outputs that others recorded on {', '.join(gpus)} and {last}, 5,000 a file,",
+            f"given formats and sizes alone. {len(found)} of {len(rows)} files have a spec that gives every answer. On 20,000",
+            f"other questions {unlike} of these differ from the catalogue's instruction, {unlisted} of them in a field that",
+            f"the certificate does not list as open, alone or with others. Most often open are {names}.",
+            f"({record['date']}, commit {record['commit']}, [record](../{RECORDED}))",
+        ]
+    )
 
 
 LIVE_KINDS = {

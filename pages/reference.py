@@ -23,7 +23,7 @@ from compared import architectures_text, compared_text, searched_text
 from engine_tables import cpus_text, gpus_text
 from model_tables import answers_text
 from models import Reference, heading, one_line
-from probed import live_text, probed_text
+from probed import live_text, probed_text, recorded_text, rivals_text
 from proofs import proofs_text
 from training_tables import drifts_text, training_text
 
@@ -82,6 +82,8 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("bounds", "table"): bounds.table_text,
     ("probe", "found"): probed_text,
     ("probe", "live"): live_text,
+    ("probe", "rivals"): rivals_text,
+    ("probe", "recorded"): recorded_text,
     ("verification", "blame"): blamed_text,
     **{
         ("training", name): partial(training_text, name) for name in ("10m-h200", "100m-h200", "tiny", "tiny-fp32-sums")

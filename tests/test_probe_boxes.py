@@ -1,37 +1,106 @@
-"""Users' boxes: functions, kernels, programs, folders and logs, and what they do wrong."""
+"""Users' boxes: functions, matrices, kernels and programs, and what they do wrong."""
 
-import json
+import shutil
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toy_boxes import INTEGER_SPARSE, SIGNATURE, VOLTA, questions
 
-from codesign.commands.probe import _alike
-from codesign.probe.box import Lines, Session, Signature, answers
-from codesign.probe.boxes import ExecutableBox, FolderBox, FunctionBox, MatrixBox, open_box, signature_of
-from codesign.probe.certificate import probe
-from codesign.probe.compiled_box import open_compiled
-from codesign.probe.exchange import read_round
-from codesign.probe.hypotheses import canonical
+from codesign.probe.box import Lines, Signature, answers
+from codesign.probe.boxes import ExecutableBox, FunctionBox, MatrixBox, open_box
+from codesign.probe.compiled_box import FUNCTION, open_compiled
 from codesign.probe.questions import adversarial
-from isa_model.diagnostics import InputError
+from isa_model.array_codec import to_codes
+from isa_model.diagnostics import InputError, Unavailable
 from isa_model.engines.c_library import compiler
-from isa_model.formats import FORMATS
 from isa_model.library import load
+from isa_model.matmul import matmul
+from isa_model.sparse import elements
 
-VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
-SIGNATURE = Signature(load(VOLTA))
 RUN = "int run(long l, long k, const void *a, const void *b, const void *c, const void *s, const void *t, void *d)"
-
-
-def questions(count=50):
-    return adversarial(SIGNATURE, np.random.default_rng(0), count).pick(slice(0, count))
+SUM = (
+    FUNCTION
+    + """ {
+  for (long i = 0; i < lines; ++i) {
+    int total = ((const int *)c)[i];
+    for (long j = 0; j < k; ++j) total += ((const signed char *)a)[i * k + j] * ((const signed char *)b)[i * k + j];
+    ((int *)d)[i] = total;
+  }
+  return RETURNED;
+}
+"""
+)
 
 
 def script(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return ExecutableBox(SIGNATURE, path)
+
+
+@pytest.mark.parametrize(("suffix", "tool"), [(".c", "cc"), (".cu", "nvcc")])
+def test_a_users_own_kernel_is_a_box(suffix, tool, tmp_path):
+    """A file with the documented function is compiled and asked; its errors are said by the file's name."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    path, operands = tmp_path / f"kernel{suffix}", "arm.mopa.s32.s8.s8"
+    text = SUM if suffix == ".cu" else SUM.replace('extern "C" ', "")
+    path.write_text(text.replace("RETURNED", "0"))
+    box = open_box(f"cu:{path}", operands)
+    lines = adversarial(box.signature, np.random.default_rng(0), 100)
+    assert (box.ask(lines) == answers(load(operands), lines)).all()
+    for changed, said in (
+        (text.replace("RETURNED", "3"), "returned 3"),
+        (text.replace("RETURNED", "0").replace("int run(", "int other("), "no function `run`"),
+        (text.replace("RETURNED", "*(volatile int *)8"), r"ended its process with signal \d+"),
+        ("int run(", "does not compile"),
+    )[: 4 if suffix == ".c" else 0]:
+        path.write_text(changed)
+        with pytest.raises(InputError, match=said):
+            open_box(f"cu:{path}", operands).ask(lines)
+
+
+def test_matrices_give_the_lines_on_their_diagonal():
+    """A function of whole matrices answers as the instruction line by line."""
+    spec = load(VOLTA)
+
+    def product(a, b, c):
+        return to_codes(spec.accumulator, matmul(spec, a, b, c, engine="portable"))
+
+    lines = adversarial(Signature(spec), np.random.default_rng(0), 300)
+    assert (MatrixBox(Signature(spec), product).ask(lines) == answers(spec, lines)).all()
+
+
+@pytest.mark.parametrize("name", ["ada.mma.sp.m16n8k16.f32.f16.f16.f32", INTEGER_SPARSE])
+def test_a_sparse_box_gets_positions(name):
+    """Dense questions become sparse ones: a function and a matrix product of the whole instruction answer as its dense part."""
+    spec = load(name)
+    signature = Signature(spec.dense, sparse=spec)
+    lines = adversarial(signature, np.random.default_rng(0), 200)
+
+    def gathers(a, b, c, positions):
+        return answers(spec.dense, Lines(a, np.take_along_axis(b, elements(spec.sparsity, positions), 1), c))
+
+    def product(a, b, c, positions):
+        return to_codes(spec.accumulator, matmul(spec, a, b, c, positions=positions, engine="portable"))
+
+    for box in (FunctionBox(signature, gathers), MatrixBox(signature, product)):
+        assert (box.ask(lines) == answers(spec.dense, lines)).all()
+
+
+def test_scales_come_after_c():
+    """A function takes the codes of A, B and C, then those of the scales."""
+    signature = Signature(load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0"))
+
+    def function(a, b, c, scale_a, scale_b):
+        assert (a.shape, b.shape, c.shape) == ((3, 32), (3, 32), (3,))
+        assert scale_a.shape == scale_b.shape == (3, 1)
+        return c
+
+    assert FunctionBox(signature, function).ask(signature.empty(3)).shape == (3,)
 
 
 def test_a_function_may_return_the_same_array_in_every_round():
@@ -116,38 +185,6 @@ def test_what_a_program_prints_without_end_takes_no_memory(tmp_path):
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("1\n1_0\n3\n", "answers.txt:2: `1_0` is no code"),
-        ("1\n٣\n3\n", "answers.txt:2: `٣` is no code"),
-        ("1\n2 3\n", "answers.txt:2: `2 3` is no code"),
-        ("1\n\n\nzz\n3\n", "answers.txt:4: `zz` is no code"),
-    ],
-)
-def test_a_wrong_answer_is_never_read_as_another_code(text, fault, tmp_path):
-    """Underscores, other scripts' digits and two codes in a line are refused at their line of the file."""
-    (tmp_path / "answers.txt").write_text(text)
-    with pytest.raises(InputError, match=fault):
-        read_round(tmp_path, SIGNATURE, 3)
-    (tmp_path / "answers.txt").write_text("1\r\n\n0x2\r\n3")
-    assert read_round(tmp_path, SIGNATURE, 3).tolist() == [1, 2, 3]
-
-
-def test_a_log_of_other_operands_is_refused(tmp_path):
-    """Codes of another format of the same size are not read as those of --operands."""
-    path, fields = tmp_path / "log.json", SIGNATURE.fields
-    log = {"signature": fields, "questions": ["1 0 0 0 1 0 0 0 0"], "answers": ["0"]}
-    path.write_text(json.dumps(log))
-    assert len(open_box(f"vectors:{path}", VOLTA).d) == 1
-    path.write_text(json.dumps(log | {"signature": fields | {"a": "bf16"}}))
-    with pytest.raises(InputError, match="'a': 'bf16'"):
-        open_box(f"vectors:{path}", VOLTA)
-    path.write_text(json.dumps(log | {"questions": ["1_0 0 0 0 1 0 0 0 0"]}))
-    with pytest.raises(InputError, match="hexadecimal digits"):
-        open_box(f"vectors:{path}", VOLTA)
-
-
 def test_a_kernel_may_leave_a_process_behind(tmp_path):
     """A round ends when `run` returns, though a process it forked holds its output open."""
     path = tmp_path / "kernel.c"
@@ -184,59 +221,26 @@ def test_answers_of_a_spec_are_codes():
     assert (FunctionBox(SIGNATURE, lambda a, b, c: d.view(np.int32)[::-1].copy()[::-1]).ask(given) == d).all()
 
 
-def test_nans_with_payloads_count_as_one_and_the_certificate_says_so():
-    """A box that passes on the NaN of an operand, as FP64 on GPUs, is found, and the certificate names two of its NaNs."""
-    spec = load("hopper.mma.m8n8k4.f64.f64.f64.f64").dense
-
-    def passes_on(a, b, c):
-        d = answers(spec, Lines(a, b, c))
-        for x in (a, b):
-            nan = np.isnan(x.view(np.float64))
-            first = x[np.arange(len(x)), nan.argmax(axis=1)]
-            d = np.where(nan.any(axis=1), first | np.uint64(1 << 51), d)
-        return d
-
-    found = probe(FunctionBox(Signature(spec), passes_on), seconds=30.0, outputs=5_000)
-    assert found.verdict == "ambiguous"
-    assert canonical(found.spec) == canonical(spec)
-    assert found.several_nans.startswith("NaNs have several codes, as 0x7ff8000000000000 and 0xfff8000000000000")
-    assert "NaNs have several codes" in found.text
-    assert json.loads(found.json())["several_nans"] == found.several_nans
-
-
 def test_a_program_answers_files(tmp_path):
     """A program reads questions.txt and writes a code a line; one that fails is reported with what it said."""
     program = tmp_path / "box.sh"
     program.write_text('#!/bin/sh\nwhile read -r line; do echo "${line##* }"; done < "$1" > "$2"\n')
     program.chmod(0o755)
-    signature = Signature(load(VOLTA))
-    lines = adversarial(signature, np.random.default_rng(0), 50)
-    assert (ExecutableBox(signature, program).ask(lines) == lines.c).all()
+    lines = adversarial(SIGNATURE, np.random.default_rng(0), 50)
+    assert (ExecutableBox(SIGNATURE, program).ask(lines) == lines.c).all()
     program.write_text("#!/bin/sh\necho no license >&2\nexit 3\n")
     with pytest.raises(InputError, match="exit code 3: no license"):
-        ExecutableBox(signature, program).ask(lines)
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"), [("1\n2\n", "2 answers to 3"), ("1\nzz\n3\n", "answers.txt:2: `zz` is no code")]
-)
-def test_wrong_answers_are_reported_at_their_line(text, fault, tmp_path):
-    """The message names the file, the line, and what a code is."""
-    (tmp_path / "answers.txt").write_text(text)
-    with pytest.raises(InputError, match=fault):
-        read_round(tmp_path, Signature(load(VOLTA)), 3)
+        ExecutableBox(SIGNATURE, program).ask(lines)
 
 
 def test_answers_of_another_shape_are_reported():
     """A function that returns another shape is a user's error with both shapes."""
-    signature = Signature(load(VOLTA))
     with pytest.raises(InputError, match="expected uint32"):
-        FunctionBox(signature, lambda a, b, c: c[:2]).ask(signature.empty(3))
+        FunctionBox(SIGNATURE, lambda a, b, c: c[:2]).ask(SIGNATURE.empty(3))
 
 
 def test_a_function_that_fails_is_reported_with_what_it_said():
     """An error in the user's function is no fault of codesign, and is named with what was expected."""
-    signature = Signature(load(VOLTA))
 
     def fails(a, b, c):
         raise KeyError("weights")
@@ -246,35 +250,32 @@ def test_a_function_that_fails_is_reported_with_what_it_said():
 
     for function, said in ((fails, "KeyError: 'weights'"), (leaves, "SystemExit: 0"), (lambda a, b: a, "TypeError")):
         with pytest.raises(InputError, match=f"the function failed with {said}"):
-            FunctionBox(signature, function).ask(signature.empty(3))
+            FunctionBox(SIGNATURE, function).ask(SIGNATURE.empty(3))
 
 
 @pytest.mark.parametrize("values", [["a"] * 3, np.zeros(3, np.float32), [[1], [1, 2], [3]]])
 def test_what_a_function_returns_has_to_be_codes(values):
     """Text, ragged lists and floats are refused; floats of the size of a code would be read as codes otherwise."""
-    signature = Signature(load(VOLTA))
     with pytest.raises(InputError):
-        FunctionBox(signature, lambda a, b, c: values).ask(signature.empty(3))
+        FunctionBox(SIGNATURE, lambda a, b, c: values).ask(SIGNATURE.empty(3))
 
 
 def test_a_function_may_change_its_arguments():
     """A function that works in place leaves the questions as they were asked."""
-    signature = Signature(load(VOLTA))
-    lines = adversarial(signature, np.random.default_rng(0), 50)
+    lines = adversarial(SIGNATURE, np.random.default_rng(0), 50)
     before = lines.a.copy()
 
     def in_place(a, b, c):
         a[:] = 0
         return c
 
-    FunctionBox(signature, in_place).ask(lines)
+    FunctionBox(SIGNATURE, in_place).ask(lines)
     assert (lines.a == before).all()
 
 
 def test_a_program_without_answers_is_named(tmp_path):
     """A program that writes nothing, writes bytes, or says bytes is reported by its own name."""
     program = tmp_path / "box.sh"
-    signature = Signature(load(VOLTA))
     for text, fault in (
         ("exit 0", "answers.txt of .*box.sh cannot be read"),
         ("printf '\\377' > $2", "answers.txt of .*box.sh is no text"),
@@ -283,53 +284,7 @@ def test_a_program_without_answers_is_named(tmp_path):
         program.write_text(f"#!/bin/sh\n{text}\n")
         program.chmod(0o755)
         with pytest.raises(InputError, match=fault):
-            ExecutableBox(signature, program).ask(signature.empty(3))
-
-
-def test_answers_without_their_questions_are_refused(tmp_path):
-    """A round whose questions are missing or damaged is not guessed at."""
-    folder = tmp_path / "round-01"
-    folder.mkdir()
-    (folder / "answers.txt").write_text("1\n")
-    with pytest.raises(InputError, match=r"questions\.txt cannot be read"):
-        FolderBox(SIGNATURE, tmp_path).ask(SIGNATURE.empty(1))
-    (folder / "questions.txt").write_bytes(b"\xff")
-    with pytest.raises(InputError, match="is no text"):
-        FolderBox(SIGNATURE, tmp_path).ask(SIGNATURE.empty(1))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda log: log["answers"].pop(),
-        lambda log: log["answers"].__setitem__(0, "fffffffff"),
-        lambda log: log["answers"].__setitem__(0, "-1"),
-        lambda log: log["questions"].__setitem__(0, log["questions"][0] + " 0"),
-        lambda log: log["questions"].__setitem__(0, "12345" + log["questions"][0]),
-        lambda log: log["questions"].__setitem__(0, "-" + log["questions"][0]),
-        lambda log: log.update(questions=[], answers=[]),
-        lambda log: log.update(answers=3),
-    ],
-)
-def test_a_damaged_log_is_refused(change, tmp_path):
-    """A log with missing, spare or impossible codes is an error of the input, never read some other way."""
-    path = tmp_path / "log.json"
-    log = {"questions": ["1 0 0 0 1 0 0 0 0", "2 0 0 0 1 0 0 0 0"], "answers": ["0", "1"]}
-    path.write_text(json.dumps(log))
-    assert len(open_box(f"vectors:{path}", VOLTA).d) == 2
-    change(log)
-    path.write_text(json.dumps(log))
-    with pytest.raises(InputError, match=r"log\.json"):
-        open_box(f"vectors:{path}", VOLTA)
-
-
-@pytest.mark.parametrize(
-    "name", ["spec:turing.mma.m8n8k16.s32.s8.u8.s32.satfinite", "gpu:hopper.wgmma.m64n8k32.f32.e4m3.e4m3"]
-)
-def test_operands_that_contradict_a_box_are_refused(name):
-    """A box that has its own shape and formats is not asked with others."""
-    with pytest.raises(InputError, match="another shape"):
-        open_box(name, VOLTA)
+            ExecutableBox(SIGNATURE, program).ask(SIGNATURE.empty(3))
 
 
 def test_the_gpu_box_takes_hoppers_instructions_alone():
@@ -348,66 +303,43 @@ def test_a_module_that_cannot_be_used_is_reported(text, tmp_path, monkeypatch):
         open_box("python:unusable_module:f", VOLTA)
 
 
-def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path):
-    """A log from elsewhere is read as any JSON is: strictly, and to a depth."""
-    (tmp_path / "log.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="nested deeper"):
-        open_box(f"vectors:{tmp_path / 'log.json'}", "volta.mma.m8n8k4.f32.f16.f16.f32")
+def test_the_gpu_box_without_a_gpu_is_unavailable(monkeypatch):
+    """A machine without a Hopper GPU says so before any question."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("cuda.core")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unavailable, match="no Hopper GPU"):
+        open_box("gpu:hopper.wgmma.m64n8k32.f32.e4m3.e4m3", None)
 
 
-def test_a_second_nan_that_shows_when_answers_are_compared_is_no_conflict():
-    """Answers known until then had one NaN, other than the usual one; the box does not vary."""
-    codes = iter((0xFFC00000, 0x7F800001))
-    session = Session(FunctionBox(SIGNATURE, lambda a, b, c: np.full(len(c), next(codes), np.uint32)))
-    given = questions()
-    d = session.ask(given)
-    session.keep(["any"] * len(d), given, d)
-    session.compare(given, d, np.random.default_rng(0))
-    assert session.nans == [0xFFC00000, 0x7F800001]
-    assert (session.d == FORMATS["fp32"].nan_code).all()
+def test_an_instruction_that_mmasim_lacks_is_refused(monkeypatch):
+    """A name of the catalogue that is none of mmasim's is the user's to change."""
+    monkeypatch.setitem(sys.modules, "checks.oracle", SimpleNamespace(instructions=dict))
+    with pytest.raises(InputError, match=f"mmasim has no instruction {VOLTA}"):
+        open_box(f"mmasim:{VOLTA}", None)
 
 
-@pytest.mark.parametrize(
-    ("name", "codes"), [("e4m3", (0x7F, 0xFF)), ("e5m2", (0x7D, 0xFF)), ("fp16", (0xFE00, 0x7C01))]
-)
-def test_nans_of_every_accumulator_count_as_one(name, codes):
-    """E4M3 has a NaN of each sign, and IEEE formats have payloads."""
-    fmt = FORMATS[name]
-    spec = SIGNATURE.spec.model_copy(update={"accumulator": fmt, "c": fmt})
-    answered = np.resize(np.array(codes), 50)
-    box = FunctionBox(Signature(spec), lambda a, b, c: answered.astype(c.dtype))
-    session = Session(box)
-    assert (session.ask(session.box.signature.empty(50)) == fmt.nan_code).all()
-    assert session.nans == list(codes)
+def test_a_matrix_function_takes_scales_after_c():
+    """Scales of A lie along M, those of B along N, as in a product of whole matrices."""
+    spec = load("rtx_blackwell.mma.m16n8k32.kind::mxf8f6f4.block32.f32.e4m3.e4m3.f32.ue8m0")
+
+    def product(a, b, c, scale_a, scale_b):
+        d = matmul(spec, a, b, c, scale_a=scale_a, scale_b=scale_b, engine="portable")
+        return to_codes(spec.accumulator, d)
+
+    lines = adversarial(Signature(spec), np.random.default_rng(0), 300)
+    assert (MatrixBox(Signature(spec), product).ask(lines) == answers(spec, lines)).all()
 
 
-def test_a_log_that_is_probed_again_says_that_nans_differ(tmp_path):
-    """The log has one NaN, and beside it the codes that count as one: the second may be in answers that were not kept."""
-    log = {"signature": SIGNATURE.fields, "questions": ["1 0 0 0 1 0 0 0 0"], "answers": ["0"]}
-    path = tmp_path / "log.json"
-    path.write_text(json.dumps(log | {"nans": ["7fc00000", "ffc00000"]}))
-    found = probe(open_box(f"vectors:{path}", VOLTA), seconds=1.0)
-    assert found.several_nans.startswith("NaNs have several codes, as 0x7fc00000 and 0xffc00000")
-    assert found.log["nans"] == ["7fc00000", "ffc00000"]
-    path.write_text(json.dumps(log | {"nans": ["xyz"]}))
-    with pytest.raises(InputError, match="`xyz` is no code"):
-        open_box(f"vectors:{path}", VOLTA)
+def test_an_exception_that_cannot_be_shown_is_named_by_its_kind():
+    """The text of an exception may fail, too."""
 
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
 
-@pytest.mark.parametrize(("operand", "accumulator"), [("e4m3", "fp32"), ("fp16", "fp16"), ("int8", "int32")])
-def test_operands_in_a_file_need_no_stages(operand, accumulator, tmp_path):
-    """A box's shape and formats are all that is known of it; a wrong one is still found at its place."""
-    path = tmp_path / "operands.yaml"
-    path.write_text(f"shape: {{m: 1, n: 1, k: 8}}\na: {operand}\nb: {operand}\naccumulator: {accumulator}\n")
-    fields = signature_of(str(path)).fields
-    assert (fields["shape"]["k"], fields["a"], fields["accumulator"]) == (8, operand, accumulator)
-    path.write_text(path.read_text().replace(f"b: {operand}", "b: fp99"))
-    with pytest.raises(InputError, match=r"operands\.yaml:3:4: unknown number format `fp99`"):
-        signature_of(str(path))
+    def fails(a, b, c):
+        raise Mute
 
-
-def test_the_code_of_a_nan_is_shown_in_hexadecimal():
-    """As on the manual page; other numbers stay decimal, and values with another field are counted."""
-    alike = ({"value": 2143289344}, {"value": None}, {"value": 1, "with": {}})
-    assert _alike("nan", alike) == "0x7fc00000, None, 1 with another field"
-    assert _alike("infinite_from", ({"value": 128},)) == "128"
+    with pytest.raises(InputError, match="failed with Mute"):
+        FunctionBox(SIGNATURE, fails).ask(questions())

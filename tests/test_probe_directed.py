@@ -4,6 +4,7 @@ from time import process_time
 
 import numpy as np
 import pytest
+from toy_boxes import INTEGERS, VOLTA, hidden
 
 from codesign.probe import fit
 from codesign.probe.box import Refusal, Session, Signature, answers
@@ -17,15 +18,6 @@ from codesign.probe.space import Space
 from codesign.probe.stand_ins import shared
 from isa_model.instruction import Instruction
 from isa_model.library import load
-
-VOLTA = "volta.mma.m8n8k4.f32.f16.f16.f32"
-INTEGERS = "turing.mma.m8n8k16.s32.s8.u8.s32.satfinite"
-
-
-def hidden(name):
-    spec = load(name)
-    return SpecBox(Signature(spec), spec)
-
 
 E4M3 = {"a": "e4m3fnuz", "b": "e4m3fnuz", "accumulator": "fp32"}
 HIDDEN_BY_A_REGISTER = [

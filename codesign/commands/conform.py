@@ -102,15 +102,12 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Conforma
 def check_gpu(architecture: str) -> None:
     """Raise Unavailable unless this machine can issue the architecture's instructions."""
     from isa_model.library import check_architecture
+    from kernels import native
 
     check_architecture(architecture)
-    import cuda.core  # noqa: F401
-    import torch
-
     if architecture != "hopper":
         raise Unavailable(f"--live can issue the instructions of hopper, not those of `{architecture}`")
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
-        raise Unavailable("--live needs a Hopper GPU (compute capability 9.0); none is visible here")
+    native.check_gpu()
 
 
 def save(path: Path, command: str, outputs: int, rows: Sequence[ConformanceResult]) -> None:

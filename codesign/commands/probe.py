@@ -67,6 +67,7 @@ def probe(
     name = box or str(given[0])
     folder = out or Path("codesign-probe") / (re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "box")
     check_folder(folder, KIND)
+    here = Path.cwd()  # a user's function may change it
     if box and box.startswith("spec:"):
         opened = spec_box(instruction_of(box.removeprefix("spec:")), operands)
     elif box:
@@ -93,9 +94,9 @@ def probe(
     files = {"certificate.json": certificate.json(), "log.json": json.dumps(certificate.log) + "\n"}
     if certificate.spec is not None:
         files["spec.yaml"] = certificate.text
-    write_folder(folder, files, KIND)
+    write_folder(here / folder, files, KIND)
     if out is None:
-        untracked(folder.parent)
+        untracked(here / folder.parent)
     if form == "table":
         show(certificate)
     else:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import numpy as np
 
 from codesign.probe.box import Box, Lines, Recorded, Signature, answers
 from codesign.probe.exchange import parse_answers, parse_questions, read_round, rows_of, text_of, write_round
-from codesign.probe.program import TIME_LIMIT, ended, run_program
+from codesign.probe.program import ended, run_program
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError, read_yaml
 from isa_model.float64 import Codes
-from isa_model.input_files import parse_json, reason
+from isa_model.input_files import parse_json
 from isa_model.instruction import Instruction
 from isa_model.library import is_path, load, validated
 
@@ -42,14 +41,8 @@ class FunctionBox:
         """Return what the function returns, as codes of D. It gets copies, which it may change."""
         dtype, shape = code_dtype(self.signature.spec.accumulator), lines.c.shape
         given = [x.copy() for x in self.signature.given(lines)]
-        try:
-            with redirect_stdout(sys.stderr):  # stdout is the command's own table or JSON
-                d = np.asarray(self.function(*given))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            expected = f"expected {dtype} {shape}, a code of D for each line"
-            raise InputError.of(f"the function failed with {_said(error)}", expected) from None
+        with _users("the function failed with ", f"expected {dtype} {shape}, a code of D for each line"):
+            d = np.asarray(self.function(*given))
         return _codes(d, dtype, shape)
 
 
@@ -71,26 +64,27 @@ class MatrixBox:
 
     signature: Signature
     function: Callable[..., Codes]
-    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature, and positions (M, runs) if A is
-    sparse; returns D (M, N)."""
+    """Takes A (M, K), B (K, N) and C (M, N) with M and N multiples of those of the signature, then scales of A (M, groups) and
+    of B (groups, N) if there are any, and positions (M, runs) if A is sparse; returns D (M, N)."""
 
     def ask(self, lines: Lines) -> Codes:
         """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
-        shape = self.signature.spec.shape
-        side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(self.signature.spec.accumulator))
+        signature, shape = self.signature, self.signature.spec.shape
+        side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(signature.spec.accumulator))
+        scaled = [name for name, scales in zip("ab", signature.sides, strict=True) if scales]
         for first in range(0, len(d), side * TILES):
-            given_a, given_b, given_c, *more = self.signature.given(lines.pick(slice(first, first + side * TILES)))
-            n = np.arange(len(given_c))
-            row, column = (n // side * size + n % side for size in (shape.m, shape.n))
-            sized = ((shape.m, given_a), (shape.n, given_b))
-            a, b = (np.zeros((TILES * size, x.shape[1]), x.dtype) for size, x in sized)
-            c = np.zeros((TILES * shape.m, TILES * shape.n), given_c.dtype)
-            a[row], b[column], c[row, column] = given_a, given_b, given_c
-            positions = [np.tile(x[:1], (TILES * shape.m, 1)) for x in more]
-            for x, given in zip(positions, more, strict=True):
-                x[row] = given
-            result = np.asarray(self.function(a, np.ascontiguousarray(b.T), c, *positions))
-            d[first : first + len(n)] = _codes(result, d.dtype, c.shape)[row, column]
+            a, b, c, *more = signature.given(lines.pick(slice(first, first + side * TILES)))
+            n = np.arange(len(c))
+            at = {name: n // side * size + n % side for name, size in (("a", shape.m), ("b", shape.n))}
+            matrices = []
+            for name, x in zip(["a", "b", *scaled, *"a" * bool(signature.sparse)], [a, b, *more], strict=True):
+                rows = np.repeat(x[:1], TILES * (shape.m if name == "a" else shape.n), axis=0)
+                rows[at[name]] = x
+                matrices.append(rows if name == "a" else np.ascontiguousarray(rows.T))
+            every_c = np.zeros((TILES * shape.m, TILES * shape.n), c.dtype)
+            every_c[at["a"], at["b"]] = c
+            result = np.asarray(self.function(*matrices[:2], every_c, *matrices[2:]))
+            d[first : first + len(n)] = _codes(result, d.dtype, every_c.shape)[at["a"], at["b"]]
         return d
 
 
@@ -106,14 +100,8 @@ class ExecutableBox:
         with tempfile.TemporaryDirectory() as folder:
             write_round(Path(folder), self.signature, lines)
             command = [str(self.command.resolve()), "questions.txt", "answers.txt"]
-            try:
-                code, said = run_program(command, folder=Path(folder))
-            except OSError as error:
-                hint = "an executable file, called as PATH questions.txt answers.txt"
-                raise InputError.of(f"{self.command} cannot be run: {reason(error)}", hint) from None
-            except subprocess.TimeoutExpired:
-                message = f"{self.command} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
-                raise InputError.of(message) from None
+            hint = "an executable file, called as PATH questions.txt answers.txt"
+            code, said = run_program(str(self.command), command, folder=Path(folder), hint=hint)
             if code:
                 how = f"{self.command} failed with {ended(code)}"
                 raise InputError.of(f"{how}: {said[:300]}" if said else how)
@@ -144,7 +132,7 @@ class FolderBox:
         if (round_folder / "answers.txt").exists():
             if text_of(round_folder / "questions.txt") != rows_of(self.signature.given(lines)):
                 message = f"{round_folder} holds other questions than this probe asks"
-                hint = "the version, --operands, --seconds, --outputs and --seed of the first call, or a new folder"
+                hint = "version, --operands, --seconds, --outputs, --seed and answers as before, or a new folder"
                 raise InputError.of(message, hint)
             return read_round(round_folder, self.signature, len(lines.c))
         write_round(round_folder, self.signature, lines)
@@ -163,9 +151,24 @@ def _codes(d: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Codes:
     return d.astype(d.dtype.newbyteorder("=")).view(dtype)  # type: ignore[no-any-return]
 
 
+@contextmanager
+def _users(what: str, hint: str) -> Iterator[None]:
+    """Run a user's code: it prints to stderr, as stdout is the command's, and any exception is an InputError."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise InputError.of(f"{what}{_said(error)}", hint) from None
+
+
 def _said(error: BaseException) -> str:
-    """Return the kind of an error of the user's code, and the first line of what it says."""
-    first = next(iter(str(error).splitlines()), "")[:300]
+    """Return the kind of an error of the user's code, and the first line of what it says, if it can say it."""
+    try:
+        first = next(iter(str(error).splitlines()), "")[:300]
+    except Exception:
+        first = ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -222,13 +225,8 @@ def _python(name: str, operands: str | None) -> Box:
     module, _, function = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
-        with redirect_stdout(sys.stderr):
-            found = getattr(importlib.import_module(module), function)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise InputError.of(f"python:{name}: {_said(error)}", "python:module:function") from None
+    with _users(f"python:{name}: ", "python:module:function"):
+        found = getattr(importlib.import_module(module), function)
     if not callable(found):
         raise InputError.of(f"python:{name} is no function", "python:module:function")
     return FunctionBox(signature_of(operands), found)
@@ -316,7 +314,9 @@ def _gpu(name: str, operands: str | None) -> Box:
         native.parse(name)
     except ValueError as error:
         raise InputError.of(str(error), "`codesign list` shows those of Hopper") from None
-    return MatrixBox(_signature(spec, operands), lambda *given: native.matmul(name, *given))
+    signature = _signature(spec, operands)
+    native.check_gpu()
+    return MatrixBox(signature, lambda *given: native.matmul(name, *given))
 
 
 def _mmasim(name: str, operands: str | None) -> Box:
@@ -327,8 +327,10 @@ def _mmasim(name: str, operands: str | None) -> Box:
     from isa_model.stimulus import StressOperands
 
     spec = load(name)
+    if name not in oracles.instructions():
+        raise InputError.of(f"mmasim has no instruction {name}", "`codesign list` shows those of its ten architectures")
     oracle = oracles.Oracle(spec)
-    return MatrixBox(_of(spec), lambda a, b, c: oracle(StressOperands(a, b, c)))
+    return MatrixBox(_signature(spec, operands), lambda *given: oracle(StressOperands(*given)))
 
 
 def _cu(path: str, operands: str | None) -> Box:

@@ -14,7 +14,7 @@ import yaml
 from codesign.probe.box import Box, Ended, Lines, Recorded, Refusal, Session
 from codesign.probe.exchange import question_text
 from codesign.probe.fit import Fit
-from codesign.probe.hypotheses import Data, Path, at
+from codesign.probe.hypotheses import Data, Path, at, key_of
 from codesign.probe.questions import DIRECTED
 from codesign.probe.scoring import Scored
 from isa_model.engines.plan import Plan, Unsupported, aligned_to
@@ -81,9 +81,8 @@ class Certificate:
         if self.spec is None:
             return ""
         data = self.spec.model_dump(mode="json", exclude_defaults=True) | self.sparse
-        checked = (
-            f"{self.counts['kept']} answers, all given by this spec; {self.counts['checked']} outputs of a last check."
-        )
+        kept, last = self.counts["kept"], self.counts["checked"]
+        checked = f"{kept} answers, all given by this spec; {last} outputs of a last check."
         if self.verdict in ("open", "refused"):
             nearest = "This is the nearest spec, not the box's." if self.witness else "It is not certified."
             checked = f"{self.verdict.upper()}: {self.reason}. {nearest}"
@@ -180,20 +179,9 @@ def probe(box: Box, seconds: float = 60.0, outputs: int = 20_000, seed: int = 0)
     verdict = "ambiguous" if any(x.alike for x in fields) else "determined"
     if ended or not found:
         verdict = "open" if ended else "refused"
-    hypothesis = nearest.hypothesis if nearest else {}
-    spec = nearest.spec if nearest else None
-    return Certificate(
-        verdict,
-        spec,
-        hypothesis,
-        fields,
-        reason,
-        witness,
-        counts,
-        _log(session),
-        _sparse(box, spec),
-        tuple(session.nans),
-    )
+    spec, hypothesis = (nearest.spec, nearest.hypothesis) if nearest else (None, {})
+    log, sparse, nans = _log(session), _sparse(box, spec), tuple(session.nans)
+    return Certificate(verdict, spec, hypothesis, fields, reason, witness, counts, log, sparse, nans)
 
 
 def _sparse(box: Box, spec: Instruction | None) -> Data:
@@ -216,7 +204,7 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
     pool, d = fit.session.pool, fit.session.d
     order = np.argsort(_nonzero_codes(fit, pool), kind="stable")
     rows: dict[str, tuple[Any, list[Any], list[Any]]] = {}
-    others = {json.dumps(h, sort_keys=True): ((p,), h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
+    others = {key_of(h): ((p,), h) for p, h in fit.space.neighbours(found.hypothesis, 0)}
     for key, (paths, hypothesis) in (others | fit.alike).items():
         spec = fit.space.spec(hypothesis)
         if spec is None or spec == found.spec:
@@ -235,6 +223,8 @@ def decided(fit: Fit, found: Scored) -> tuple[Decided, ...]:
             else:
                 reason = because(found.spec, spec, path if len(paths) == 1 else (), fit.searched)
                 alike.append(row | {"reason": reason})
+    if found.spec.accumulator.nan_code is not None and not fit.space.nans:
+        rows["nan"] = (None, [], [{"value": "any", "reason": "no answer is a NaN"}])
     return tuple(Decided(name, now, tuple(out), tuple(same)) for name, (now, out, same) in sorted(rows.items()))
 
 
@@ -246,23 +236,20 @@ def _nonzero_codes(fit: Fit, lines: Lines) -> Any:
 
 def because(spec: Instruction, other: Instruction, path: Path, searched: int) -> str:
     """Return why no question can tell two specs apart, as far as it is proved; otherwise how many were searched."""
-    name, nothing = path[-1] if path else "", f"no difference in {searched} questions searched"
-    if spec.is_integer and name in ("rounding", "zero"):
-        return "proved: sums of whole numbers are whole, and have one zero"
-    if (
-        not path
-        or path[0] != "stages"
-        or len(path) < 2
-        or not isinstance(path[1], int)
-        or name not in ("zero_exponent", "fraction_bits")
-    ):
-        return nothing
+    nothing = f"no difference in {searched} questions searched"
+    match path:
+        case (*_, "rounding" | "zero") if spec.is_integer:
+            return "proved: sums of whole numbers are whole, and have one zero"
+        case ("stages", int(i), "zero_exponent" | "fraction_bits" as name):
+            pass
+        case _:
+            return nothing
     try:
         plans = [Plan(x.per_line()) for x in (spec, other)]
     except Unsupported:
         return nothing
     for plan in plans:
-        stage, terms = plan.stages[path[1]], plan.addends[path[1]]
+        stage, terms = plan.stages[i], plan.addends[i]
         if stage.fraction_bits is None:
             continue
         if name == "zero_exponent" and (not stage.result or stage.drop_beyond is not None):
@@ -284,8 +271,7 @@ def _conflict(fit: Fit) -> dict[str, Any] | None:
     if fit.session.conflict is None:
         return None
     one, two, told = fit.session.conflict
-    same = all((x == y).all() for x, y in zip(one, two, strict=True) if x is not None and y is not None)
-    if same:
+    if question_text(one) == question_text(two):
         return {"question": question_text(one).strip(), "answers": [f"{x:#x}" for x in told]}
     one, two = _smallest(fit, [one, two], lambda x: fit.session.ask(x[0]) != fit.session.ask(x[1]))
     told = [int(fit.session.ask(x)[0]) for x in (one, two)]
@@ -323,10 +309,8 @@ def _terms(line: Lines) -> dict[int, str]:
 def _witness(fit: Fit, nearest: Scored | None) -> dict[str, Any] | None:
     """Return the smallest question that the nearest spec does not explain: terms are taken away while it stays so."""
     pool, d = fit.session.pool, fit.session.d
-    if nearest is None:
-        return None
-    wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d)
-    if not wrong.size:
+    wrong = np.flatnonzero(fit.run(nearest.spec, pool) != d if nearest else [])
+    if nearest is None or not wrong.size:
         return None
     number = int(wrong[np.argmin(_nonzero_codes(fit, pool)[wrong])])
     first = pool.pick(slice(number, number + 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from codesign.probe.box import Lines, Signature
-from codesign.probe.program import TIME_LIMIT, ended, run_program
+from codesign.probe.program import ended, run_program
 from isa_model.array_codec import code_dtype
 from isa_model.diagnostics import InputError
 from isa_model.engines.c_library import NoCompiler, compiler
 from isa_model.float64 import Codes
-from isa_model.input_files import reason
 
 FUNCTION = (
     'extern "C" int run(long lines, long k, const void *a, const void *b, const void *c, const void *scale_a, '
@@ -66,17 +64,11 @@ class CompiledBox:
             library.write_bytes(self.library)
             command = [sys.executable, "-I", "-S", "-c", WORKER, str(library), str(result), *map(str, sizes)]
             given = b"".join(x.tobytes() for x in parts if x is not None)
-            try:
-                status, said = run_program(command, given)
-            except subprocess.TimeoutExpired:
-                message = f"`run` of {self.name} took more than {TIME_LIMIT} s for {len(lines.c)} questions"
-                raise InputError.of(message) from None
+            status, said = run_program(f"`run` of {self.name}", command, given)
             code = result.with_suffix(".code")
             if not code.exists():
-                said = said[-300:]
-                raise InputError.of(
-                    f"`run` of {self.name} ended its process with {ended(status)}{said and f': {said}'}"
-                )
+                how = f"`run` of {self.name} ended its process with {ended(status)}"
+                raise InputError.of(f"{how}: {said[-300:]}" if said else how)
             returned = code.read_text().strip()
             if returned == "None":
                 raise InputError.of(f"{self.name} has no function `run`", FUNCTION)
@@ -96,12 +88,8 @@ def open_compiled(path: str, signature: Signature) -> CompiledBox:
     command = _compiler(source)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "box.so"
-        try:
-            code, said = run_program([*command, "-o", str(library), str(source.resolve())])
-        except OSError as error:
-            raise InputError.of(f"{command[0]}, the compiler of {path}, cannot be run: {reason(error)}") from None
-        except subprocess.TimeoutExpired:
-            raise InputError.of(f"{command[0]} took more than {TIME_LIMIT} s for {path}") from None
+        compile_it = [*command, "-o", str(library), str(source.resolve())]
+        code, said = run_program(f"{command[0]}, the compiler of {path},", compile_it)
         if code or not library.exists():
             raise InputError.of(f"{path} does not compile: {said[:500] or f'{command[0]} ended with {ended(code)}'}")
         return CompiledBox(signature, path, library.read_bytes())

@@ -7,7 +7,6 @@ it passes one rounding after the other, down to D.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -37,7 +36,9 @@ NARROWED = (8, 4, 2, 1)
 """Divisors of the bits that a cut keeps: exponents that terms are aligned to show first where few bits are kept."""
 
 Level = tuple[int, int, int]
-"""What a lens changes: stages above, registers of the stage left out, divisor of the bits kept; (0, 0, 1) changes nothing."""
+"""What a lens changes: stages above, registers of the stage left out, divisor of the bits kept."""
+WHOLE: Level = (0, 0, 1)
+"""The lens that changes nothing."""
 
 
 def lenses(hypothesis: Data) -> Iterator[tuple[Level, Data]]:
@@ -53,7 +54,7 @@ def lenses(hypothesis: Data) -> Iterator[tuple[Level, Data]]:
         for kept in range(len(registers) + 1):
             missing = len(registers) - kept
             if not above and not missing:
-                yield (0, 0, 1), hypothesis
+                yield WHOLE, hypothesis
                 return
             for divisor in NARROWED if not kept and "fraction_bits" in stage else NARROWED[-1:]:
                 own = _narrowed(stage, divisor)
@@ -90,8 +91,8 @@ class Directed:
     rng: Rng
     start: Lines
     """Questions that every search begins with."""
-    known: dict[str, Codes] = field(default_factory=dict)
-    """Answers of a hypothesis to the first questions, by its data."""
+    known: dict[int, Codes] = field(default_factory=dict)
+    """Answers of specs to the first questions."""
 
     def __post_init__(self) -> None:
         self.signature = self.space.signature
@@ -101,18 +102,19 @@ class Directed:
         self.wide.given = {**self.space.given, "accumulator": FORMATS["fp64"], "c": spec.c_format}
         self.wide.specs = {}
 
-    def levels(self, one: Data, other: Data) -> list[tuple[Instruction, Instruction, tuple[str, str]]]:
-        """Return the specs of two hypotheses through each lens that both have, if it leaves a difference, and keys for their
-        answers. The hypotheses themselves come last."""
-        through = dict(lenses(other)) if self.signature.spec.accumulator.kind == "float" else {(0, 0, 1): other}
+    def levels(self, one: Data, other: Data) -> list[tuple[Instruction, Instruction]]:
+        """Return the specs of two hypotheses through each lens that both have, if it leaves a difference.
+
+        The hypotheses themselves come last.
+        """
+        through = dict(lenses(other)) if self.signature.spec.accumulator.kind == "float" else {WHOLE: other}
         found = []
         for level, x in lenses(one):
             if (y := through.get(level)) is None or x == y:
                 continue
-            space = self.space if level == (0, 0, 1) else self.wide
-            specs = space.spec(x), space.spec(y)
-            if specs[0] is not None and specs[1] is not None:
-                found.append((specs[0], specs[1], (_key(level, x), _key(level, y))))
+            space = self.space if level == WHOLE else self.wide
+            if (of_x := space.spec(x)) is not None and (of_y := space.spec(y)) is not None:
+                found.append((of_x, of_y))
         return found
 
     def find(self, one: Data, other: Data, generations: int) -> Lines | None:
@@ -123,17 +125,17 @@ class Directed:
         """
         levels = self.levels(one, other)
         for at in reversed(range(len(levels)) if generations else range(len(levels))[-1:]):
-            x, y, keys = levels[at]
-            differs = self._first(x, keys[0]) != self._first(y, keys[1])
+            differs = np.not_equal(*map(self.first, levels[at]))
             if differs.any():
                 parents = self.start.pick(np.flatnonzero(differs))
                 return parents if at == len(levels) - 1 else self._climb(one, levels, at, parents, generations)
         return None
 
-    def _first(self, spec: Instruction, key: str) -> Codes:
-        if key not in self.known:
-            self.known[key] = self.batch.dots(spec)
-        return self.known[key]
+    def first(self, spec: Instruction) -> Codes:
+        """Return the answers of a spec, which the space keeps, to the first questions."""
+        if id(spec) not in self.known:
+            self.known[id(spec)] = self.batch.dots(spec)
+        return self.known[id(spec)]
 
     def _climb(self, one: Data, levels: list[Any], at: int, parents: Lines, generations: int) -> Lines | None:
         """Vary questions that show a difference at a level until they show it at the last one."""
@@ -142,12 +144,10 @@ class Directed:
         waited = 0
         while waited < generations:
             waited += 1
-            some = parents.pick(self._some(parents))
-            children = aims.near(varied(self.signature, self.rng, some, CHILDREN))
+            children = aims.near(varied(self.signature, self.rng, parents.pick(self._some(parents)), CHILDREN))
             batch = Batch(*children)
             for level in range(len(levels) - 1, at - 1, -1):
-                x, y, _ = levels[level]
-                differs = np.flatnonzero(batch.dots(x) != batch.dots(y))
+                differs = np.flatnonzero(np.not_equal(*map(batch.dots, levels[level])))
                 if not differs.size:
                     continue
                 shown = children.pick(differs)
@@ -171,10 +171,6 @@ class Directed:
         terms = ((parents.a != spec.a.zero_code) & (parents.b != spec.b.zero_code)).sum(axis=1)
         simple = np.argsort(terms + self.rng.random(count), kind="stable")[: PARENTS // 2]
         return np.concatenate([simple, any_of[: PARENTS // 2]])
-
-
-def _key(level: Level, hypothesis: Data) -> str:
-    return json.dumps([level == (0, 0, 1), hypothesis], sort_keys=True)
 
 
 # -- variations ------------------------------------------------------------------------------------------------------
@@ -311,10 +307,8 @@ class Aims:
         (low_a, codes_a), (low_b, codes_b) = self.tables
         spec = self.signature.spec
         e = np.where(wanted == 0, low_a + low_b - 1, np.frexp(wanted)[1] - 1)
-        least, most = (
-            np.maximum(0, e - low_b - len(codes_b) + 1 - low_a),
-            np.minimum(len(codes_a) - 1, e - low_b - low_a),
-        )
+        least = np.maximum(0, e - low_b - len(codes_b) + 1 - low_a)
+        most = np.minimum(len(codes_a) - 1, e - low_b - low_a)
         at = least + (self.rng.random(e.shape) * (most - least + 1)).astype(np.int64)
         fits = least <= most
         x = np.where(fits, codes_a[np.clip(at, 0, len(codes_a) - 1)], np.uint64(spec.a.zero_code))

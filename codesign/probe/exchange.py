@@ -45,8 +45,7 @@ def parse_questions(signature: Signature, rows: list[str]) -> Lines:
     Raises ValueError for lines with too many or too few codes, and for a code that is too large.
     """
     spec, k = signature.spec, signature.spec.shape.k
-    scales = [(s[0], s[1]) if s else None for s in signature.scale_formats]
-    parts = [(spec.a, k), (spec.b, k), *scales, (spec.c_format, 1)]
+    parts = [(spec.a, k), (spec.b, k), *signature.scale_formats, (spec.c_format, 1)]
     widths = [part[1] if part else 0 for part in parts]
     if any(not _CODE.fullmatch(code) for row in rows for code in row.split()):
         raise ValueError("a code has other characters than hexadecimal digits")
@@ -57,14 +56,9 @@ def parse_questions(signature: Signature, rows: list[str]) -> Lines:
     if any(not 0 <= code < 1 << size for row in table for code, size in zip(row, bits, strict=True)):
         raise ValueError("a code is too large for its format")
     codes = np.array(table, np.uint64).reshape(len(rows), sum(widths))
-    columns = np.split(codes, np.cumsum(widths)[:-1], axis=1)
-    a, b, scale_a, scale_b, c = (
-        x.astype(code_dtype(part[0])) if part else None for x, part in zip(columns, parts, strict=True)
-    )
-    assert a is not None
-    assert b is not None
-    assert c is not None
-    return Lines(a, b, c[:, 0], scale_a, scale_b)
+    columns = zip(np.split(codes, np.cumsum(widths)[:-1], axis=1), parts, strict=True)
+    a, b, *scales, c = (x.astype(code_dtype(part[0])) if part else None for x, part in columns)
+    return Lines(a, b, c[:, 0], *scales)  # type: ignore[arg-type,index]
 
 
 def write_round(folder: Path, signature: Signature, lines: Lines) -> None:

@@ -10,18 +10,17 @@ A spec that leaves one answer unexplained is no result: `Refusal` carries the ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 
 from codesign.probe.box import Ended, Lines, Refusal
 from codesign.probe.directed import Directed
-from codesign.probe.hypotheses import Data, Path, moved, size
+from codesign.probe.hypotheses import Data, Path, key_of, moved, size
 from codesign.probe.questions import adversarial, mutated
-from codesign.probe.scoring import Scored
+from codesign.probe.scoring import ALL, Scored
 from codesign.probe.search import SpecSearch
 from codesign.probe.structures import arranged, interleaved, rules_of, structures
 
@@ -81,9 +80,8 @@ class Fit(SpecSearch):
         self.best = self.score(current.hypothesis)
         if self.best is None or self.best.wrong.any():
             raise self.unexplained
-        self.ended = (
-            f"the time of {self.budget_s:g} s ended before all rivals were asked: values listed as alike are open"
-        )
+        time = f"the time of {self.budget_s:g} s"
+        self.ended = f"{time} ended before all rivals were asked: values listed as alike are open"
         return self.best, 0
 
     def _shortest(self, current: Scored) -> Scored | None:
@@ -213,11 +211,9 @@ class Fit(SpecSearch):
         These are pairs of fields that act together, and pairs of changes that contradict few answers, one of them the same.
         """
         few: list[tuple[Path, Data, frozenset[int]]] = []
-        every = self.batch(slice(None), weighed=False)
-        d = self.session.d
-        near = {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.neighbours(current.hypothesis, 0)}
-        near |= {json.dumps(h, sort_keys=True): (p, h) for p, h in self.space.inserted(current.hypothesis)}
-        for path, hypothesis in near.values():
+        every, d, own = self.batch(ALL, weighed=False), self.session.d, current.hypothesis
+        near = chain(self.space.neighbours(own, 0), self.space.inserted(own))
+        for path, hypothesis in {key_of(h): (p, h) for p, h in near}.values():
             spec = None if self.is_over else self.space.spec(hypothesis)
             if spec is not None:
                 self.tried += 1
@@ -231,12 +227,11 @@ class Fit(SpecSearch):
             for both in (moved(x, q, y), moved(y, p, x))
             if both is not None
         ]
-        registers = [len(stage.get("result", [])) for stage in current.hypothesis["stages"]]
-        acting = [
-            ((path,), h)
-            for path, h in self.space.neighbours(current.hypothesis, 2)
-            if [len(stage.get("result", [])) for stage in h["stages"]] == registers
-        ]
+
+        def registers(hypothesis: Data) -> list[int]:
+            return [len(stage.get("result", [])) for stage in hypothesis["stages"]]
+
+        acting = [((p,), h) for p, h in self.space.neighbours(own, 2) if registers(h) == registers(own)]
         found = self._explaining([*acting, *combined])
         return {key: rival for key, rival in found.items() if key not in singles}
 
@@ -245,7 +240,7 @@ class Fit(SpecSearch):
         found: Rivals = {}
         seen: set[str] = set()
         for paths, hypothesis in hypotheses:
-            key = json.dumps(hypothesis, sort_keys=True)
+            key = key_of(hypothesis)
             if key not in seen and not self.is_over and self.explains(hypothesis) is not None:
                 found[key] = (paths, hypothesis)
             seen.add(key)

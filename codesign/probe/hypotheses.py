@@ -19,9 +19,14 @@ Data = dict[str, Any]
 Path = tuple[str | int, ...]
 
 
+def key_of(hypothesis: Data) -> str:
+    """Return text that is the same for equal hypotheses alone."""
+    return json.dumps(hypothesis, sort_keys=True)
+
+
 def format_of(fmt: Any) -> Format:
     """Return the format that a hypothesis means by a name or by fields."""
-    return _known(json.dumps(fmt, sort_keys=True))
+    return _known(key_of(fmt))
 
 
 def mantissa_bits(fmt: Any) -> int:
@@ -37,7 +42,7 @@ def range_of(fmt: Format) -> tuple[Any, ...]:
 def meaning(fmt: Any) -> str:
     """Return the fields of a format without its name, as text: formats of two names may be one."""
     known = fmt if isinstance(fmt, Format) else format_of(fmt)
-    return json.dumps(known.model_dump(mode="json", exclude={"name"}), sort_keys=True)
+    return key_of(known.model_dump(mode="json", exclude={"name"}))
 
 
 @cache
@@ -58,6 +63,16 @@ def named_or_fields(fields: Data) -> Any:
     except InputError:  # no inline format has these fields
         return fields
     return name if inline == {**fields, "name": name} else fields
+
+
+def hypothesis_of(spec: Instruction) -> Data:
+    """Return what a signature does not determine of a spec."""
+    data = spec.model_dump(mode="json", exclude_defaults=True)
+    own: Data = {name: data[name] for name in ("widen", "nan", "infinite_from", "flush_inputs") if name in data}
+    if spec.scale:
+        scale = {k: v for k, v in data["scale"].items() if k not in ("a", "b")}
+        own["scale"] = scale | {"onto": spec.scaled_stage}
+    return own | {"stages": list(data["stages"].values())}
 
 
 def moved(hypothesis: Data, path: Path, other: Data) -> Data | None:
@@ -103,14 +118,9 @@ def changed(hypothesis: Data, path: Path, value: Any) -> Data:
     """Return a hypothesis with the value at a path; None leaves the field out. Fields that depend on it follow."""
     copy: Data = {**hypothesis, "stages": [dict(stage) for stage in hypothesis["stages"]]}
     part: Any = copy
-    for i, key in enumerate(
-        path[:-1]
-    ):  # only what leads to the value is copied: hypotheses share parts, and change none
-        inside = part[key] if isinstance(key, int) else part.get(key, {})
-        if (key, i) != ("stages", 0):
-            inside = inside.copy()
-        part[key] = inside
-        part = inside
+    for key in path[:-1]:  # hypotheses share parts: only what leads to the value is copied
+        part[key] = (part[key] if isinstance(key, int) else part.get(key, {})).copy()
+        part = part[key]
     if value is None or value == []:
         part.pop(path[-1], None)
     else:

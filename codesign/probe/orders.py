@@ -40,9 +40,8 @@ def by_exponent(fmt: Format) -> tuple[int, NDArray[np.uint64]]:
     for i in range(len(table)):
         biased = low + i + fmt.bias
         fractions = [0, *(int(x) for x in rng.integers(0, 1 << fmt.mantissa_bits, 7))]
-        table[i] = [
-            min((biased << fmt.mantissa_bits) + x, fmt.max_finite_magnitude) << fmt.low_padding for x in fractions
-        ]
+        codes = [(biased << fmt.mantissa_bits) + x for x in fractions]
+        table[i] = [min(code, fmt.max_finite_magnitude) << fmt.low_padding for code in codes]
     return low, table
 
 
@@ -76,10 +75,8 @@ class Orders:
                 top = np.minimum(top, d.max_exponent - 4 - rng.integers(0, 8, (count, 1)))
             spread = rng.choice([3, 10, 18, 24, 30, 40], (count, 1))
             e = np.clip(top - rng.integers(0, 64, (count, some)) * spread // 64, lowest, highest)
-            least, most = (
-                np.maximum(low_a, e - low_b - len(table_b) + 1),
-                np.minimum(low_a + len(table_a) - 1, e - low_b),
-            )
+            least = np.maximum(low_a, e - low_b - len(table_b) + 1)
+            most = np.minimum(low_a + len(table_a) - 1, e - low_b)
             e_a = least + (rng.random(e.shape) * (most - least + 1)).astype(np.int64)
             a = table_a[e_a - low_a, rng.integers(0, 8, e.shape)]
             b = table_b[e - e_a - low_b, rng.integers(0, 8, e.shape)]
@@ -95,9 +92,8 @@ class Orders:
         lines.a[rows, places], lines.b[rows, places] = a.astype(lines.a.dtype), b.astype(lines.b.dtype)
         c_low, table_c = by_exponent(spec.c_format) if spec.c_format.kind == "float" else (0, None)
         if table_c is not None and self.signature.takes_c:
-            near = np.clip(
-                (e[:, 0] if d.kind == "float" and spec.a.kind == "float" else 0) - c_low, 0, len(table_c) - 1
-            )
+            beside = e[:, 0] if d.kind == "float" and spec.a.kind == "float" else 0
+            near = np.clip(beside - c_low, 0, len(table_c) - 1)
             c = table_c[near, rng.integers(0, 8, count)]
             c = np.where(rng.random(count) < 0.5, c | np.uint64(sign_bit(spec.c_format)), c)
             lines.c[...] = np.where(rng.random(count) < 0.6, c, 0).astype(lines.c.dtype)
@@ -227,10 +223,8 @@ class Orders:
                 for dealt in _interleaves(chain * terms, len(items)):
                     if dealt["run"] % terms == 0:
                         hands = _blocks(chain * terms, dealt, len(items))
-                        yield (
-                            level | {"interleave": dealt | {"to": "chains"}},
-                            [sorted(k for i in hand for k in items[i]) for hand in hands],
-                        )
+                        above = [sorted(k for i in hand for k in items[i]) for hand in hands]
+                        yield level | {"interleave": dealt | {"to": "chains"}}, above
 
     def structures(self) -> list[list[Data]]:
         """Return the likeliest orders as stages; where C is added, and whether products are rounded first, is left open."""

@@ -12,9 +12,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codesign.probe.box import Lines, Signature, sign_bit
 from codesign.probe.powers import Scales, code_of, powers
+from isa_model.array_codec import code_dtype
+from isa_model.float64 import Codes
+from isa_model.formats import Format
 from isa_model.stimulus import KINDS, draw
 
 Rng = np.random.Generator
@@ -189,9 +193,8 @@ def pairs(x: Builder, count: int) -> None:
     """Two products at distances that are powers of two, one further and further below: bits that sums of neighbours keep."""
     steps = [1 << i for i in range((x.k - 1).bit_length())]
     top = min(x.highest, x.spec.accumulator.max_exponent - 1)
-    cases = [
-        (step, n) for step in steps for n in range(1, min(x.spec.accumulator.mantissa_bits + 2, top - x.lowest) + 1)
-    ]
+    most = min(x.spec.accumulator.mantissa_bits + 2, top - x.lowest)
+    cases = [(step, n) for step in steps for n in range(1, most + 1)]
     for step, n in [cases[i] for i in x.rng.permutation(len(cases))[:count]]:
         first = 2 * step * int(x.rng.integers(0, -(-x.k // (2 * step))))
         if first + step < x.k:
@@ -244,10 +247,9 @@ def bottom(x: Builder, count: int) -> None:
             for sign, other in product(x.signs, x.signs):
                 first, second = [*x.places(2), x.k][:2]
                 q, up = [(1.0, 0), (1.5, 1), (1.25, 2), (1.75, 2)][int(x.rng.integers(0, 4))]
-                wider = (
-                    int(x.rng.integers(0, fmt.mantissa_bits)) if x.rng.random() < 0.5 else 0
-                )  # a narrower register's
-                x.add({first: (sign, unit + wider - half + up, q), second: (other, e, 1.0)})
+                if x.rng.random() < 0.5:  # a narrower register's last place
+                    up += int(x.rng.integers(0, fmt.mantissa_bits))
+                x.add({first: (sign, unit - half + up, q), second: (other, e, 1.0)})
     for _ in range(count // 2 if x.k > 1 else 0):  # products that cancel to a subnormal number, beside a C as small
         p, q = x.places(2)
         sign, near = x.sign(), fmt.min_exponent + x.rng.integers(-1, 4, 3)
@@ -293,14 +295,19 @@ DIRECTED: dict[str, Callable[[Builder, int], None]] = {
 }
 
 
+def signed(fmt: Format, magnitude: NDArray[Any], negative: NDArray[Any]) -> Codes:
+    """Return codes of a format by those of magnitudes; in a code that is negative the first bit is set."""
+    sign = sign_bit(fmt) if fmt.kind == "float" else 1 << (fmt.bits - 1)
+    codes = magnitude.astype(np.uint64) << np.uint64(fmt.low_padding) | negative.astype(np.uint64) * np.uint64(sign)
+    return codes.astype(code_dtype(fmt))
+
+
 def alone(signature: Signature, rng: Rng, count: int) -> Lines:
     """Return lines with C alone, over all its codes; products are zeros of either sign."""
     spec, lines = signature.spec, signature.empty(count)
     lines.c[...] = rng.integers(0, 1 << spec.c_format.bits, count, np.uint64).astype(lines.c.dtype)
-    few = np.arange(count) < count // 2
-    magnitude = rng.integers(0, 4, count).astype(np.uint64) << np.uint64(spec.c_format.low_padding)
-    sign = rng.integers(0, 2, count).astype(np.uint64) << np.uint64(spec.c_format.bits - 1)
-    lines.c[few] = (magnitude | sign)[few].astype(lines.c.dtype)
+    small = signed(spec.c_format, rng.integers(0, 4, count), rng.integers(0, 2, count))
+    lines.c[: count // 2] = small[: count // 2]
     fmt = spec.c_format
     if fmt.kind == "float":  # the largest number, an infinity and a NaN, where there are any, of either sign
         all_ones, most = (1 << fmt.magnitude_bits) - 1, fmt.max_finite_magnitude
@@ -324,8 +331,7 @@ def zeros(signature: Signature, rng: Rng, count: int) -> Lines:
         magnitude = rng.choice(np.array([min(n, fmt.max_finite_magnitude) for n in few], np.uint64), x.shape)
         magnitude[rng.random(x.shape) < rng.random((count, *[1] * (x.ndim - 1)))] = 0
         sign = rng.random(x.shape) < rng.choice([0.0, 0.5, 1.0], (count, *[1] * (x.ndim - 1)))
-        codes = magnitude | (sign.astype(np.uint64) << np.uint64(fmt.magnitude_bits) if fmt.signed else np.uint64(0))
-        x[...] = (codes << np.uint64(fmt.low_padding)).astype(x.dtype)
+        x[...] = signed(fmt, magnitude, sign)
     if signature.spec.scale and signature.is_float:  # small products near the bottom of D
         scales, bottom = Scales(signature), spec.accumulator.min_lsb_exponent
         low, high = (getattr(spec.a, e) + getattr(spec.b, e) for e in ("min_lsb_exponent", "min_exponent"))
@@ -347,8 +353,7 @@ def zero_scales(signature: Signature, rng: Rng, lines: Lines, count: int) -> Non
         if fmt.signed and fmt.nan != "negative-zero":
             some = rng.integers(0, fmt.max_finite_magnitude // 2 + 1, (count, k), np.uint64)
             some[rng.random((count, k)) < rng.choice([0.0, 0.5, 0.9], (count, 1))] = 0
-            signs = (rng.random((count, k)) < minus).astype(np.uint64) << np.uint64(fmt.magnitude_bits)
-            x[-count:] = ((some | signs) << np.uint64(fmt.low_padding)).astype(x.dtype)
+            x[-count:] = signed(fmt, some, rng.random((count, k)) < minus)
     c = spec.c_format
     if c.kind == "float" and c.nan != "negative-zero":
         lines.c[-count:] = lines.c.dtype.type(sign_bit(c)) * (rng.random(count) < 0.8)

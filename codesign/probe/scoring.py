@@ -19,6 +19,9 @@ from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
 
+ALL = slice(None)
+"""Every question."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -64,11 +67,11 @@ class Scoring:
         """What each question counts: every experiment as much as any other."""
         self.places: NDArray[np.float64] = np.zeros(0)
         """Place of each answer in the order of D's numbers."""
-        self._picked: tuple[Any, Batch | None] = (None, None)
+        self._picked: tuple[Any, Batch] | None = None
         """The last choice of questions, with the questions."""
         self._whole: Batch | None = None
         """All questions."""
-        self._hard: tuple[int, NDArray[np.int64], Batch | None] = (0, np.zeros(0, np.int64), None)
+        self._hard: tuple[int, NDArray[np.int64], Batch] | None = None
         """All questions, those that most hypotheses missed first, and how often they may be used in this order."""
         self.deadline = self.now + self.budget_s
 
@@ -101,7 +104,7 @@ class Scoring:
 
     def weigh(self) -> None:
         """Weigh the questions: every experiment counts the same."""
-        self._picked, self._whole, self._hard = (None, None), None, (0, self._hard[1], None)
+        self._picked = self._whole = self._hard = None
         names, which = np.unique(self.session.experiments, return_inverse=True)
         self.weights = 1.0 / np.bincount(which, minlength=len(names))[which]
         self.misses = np.pad(self.misses, (0, len(which) - len(self.misses)))
@@ -112,34 +115,35 @@ class Scoring:
             order = np.argsort(-counts, kind="stable")
             self.space.nans = [int(x) for x in codes[order] if decode(fmt, int(x)).special == "nan"]
 
-    def score(self, hypothesis: Data, which: NDArray[np.int64] | None = None, bound: float = np.inf) -> Scored | None:
+    def score(self, hypothesis: Data, which: Any = ALL, bound: float = np.inf) -> Scored | None:
         """Return a hypothesis with what it leaves unexplained, of all questions or of some; None if it is no spec, or if its
         loss exceeds `bound`."""
-        spec, d = self.space.spec(hypothesis), self.session.d
+        spec, d = self.space.spec(hypothesis), self.session.d[which]
         if spec is None:
             return None
-        if which is None:
-            if self._whole is None:
-                self._whole = self.batch(slice(None))
-            batch: Batch | None = self._whole
-        else:
-            if self._picked[0] is not which:
-                self._picked = which, self.batch(which)
-            batch = self._picked[1]
-        assert batch is not None
-        some: Any = slice(None) if which is None else which
         self.tried += 1
-        got = batch.dots(spec, bound * 2 + 1e-9)  # an answer that differs counts half of its weight at least
-        if len(got) < len(d if which is None else which):
+        got = self._known(which).dots(
+            spec, bound * 2 + 1e-9
+        )  # an answer that differs counts half of its weight at least
+        if len(got) < len(d):
             return None
-        wrong = got != d[some]
+        wrong = got != d
         fmt = self.signature.spec.accumulator
         # An answer that is off by a few of its last places is less wrong than another: this shows the way to the right bits.
-        steps = np.abs(ordered(fmt, got[wrong]) - self.places[some][wrong])
+        steps = np.abs(ordered(fmt, got[wrong]) - self.places[which][wrong])
         amount = 0.5 + np.log2(1.0 + steps) / (2 * fmt.storage_bits)
-        if which is None:
+        if which is ALL:
             self.misses += wrong / max(int(wrong.sum()), 1)
-        return Scored(hypothesis, spec, wrong, float(self.weights[some][wrong] @ amount))
+        return Scored(hypothesis, spec, wrong, float(self.weights[which][wrong] @ amount))
+
+    def _known(self, which: Any) -> Batch:
+        """Return `batch` of all questions, or of some, made once as long as the same are asked for."""
+        if which is ALL:
+            self._whole = self._whole or self.batch(ALL)
+            return self._whole
+        if self._picked is None or self._picked[0] is not which:
+            self._picked = which, self.batch(which)
+        return self._picked[1]
 
     def batch(self, which: Any, weighed: bool = True) -> Batch:
         """Return some of the questions, to run hypotheses on."""
@@ -151,10 +155,10 @@ class Scoring:
         spec, d = self.space.spec(hypothesis), self.session.d
         if spec is None:
             return None
-        left, order, batch = self._hard
-        if batch is None or not left:
+        if self._hard is None or not self._hard[0]:
             order = np.argsort(-self.misses, kind="stable")
-            left, batch = 400, self.batch(order, weighed=False)
+            self._hard = 400, order, self.batch(order, weighed=False)
+        left, order, batch = self._hard
         self._hard = left - 1, order, batch
         self.tried += 1
         got = batch.dots(spec, 0.0)

@@ -15,21 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.probe.box import Ended, Lines, Recorded, Refusal
-from codesign.probe.hypotheses import Data, Path, at, changed, mantissa_bits, moved, optional
+from codesign.probe.hypotheses import Data, Path, at, changed, key_of, mantissa_bits, moved, optional
 from codesign.probe.orders import Orders
 from codesign.probe.questions import experiments, mutated
 from codesign.probe.scoring import Scored, Scoring, ordered
 from codesign.probe.space import MODES
 from codesign.probe.structures import arranged, interleaved, profiles, rules_of, structures
+from isa_model.diagnostics import InputError
 
 PATIENCE = 200_000
 """Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
+MOST_PRODUCTS = 1024
+"""Products of a question, at most: exchanging them takes memory with the square of their number, 7 GB for as many."""
 VERIFIED = 800
 """Questions of the first round that are asked again, with others of the same products."""
 BEAM = 8
 """Structures that are refined."""
 ALONE = 0.1
 """Share of the time for what C alone shows: each of two searches, of registers alone and of all fields."""
+Which = NDArray[np.int64]
+Allowed = Callable[[Data], bool]
+ANY: Allowed = lambda _: True  # noqa: E731
 REACHES = (0, 1, 2)
 """How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
 
@@ -52,7 +58,13 @@ class SpecSearch(Scoring):
     # -- 1. structures -----------------------------------------------------------------------------------------------
 
     def ask_all(self) -> None:
-        """Put all directed experiments to the box in one round, some questions twice."""
+        """Put all directed experiments to the box in one round, some questions twice.
+
+        Raises InputError for more than MOST_PRODUCTS products.
+        """
+        if (k := self.signature.spec.shape.k) > MOST_PRODUCTS:
+            message = f"K is {k}; a probe asks about sums of at most {MOST_PRODUCTS} products"
+            raise InputError.of(message, "the same kernel with a smaller K")
         named = [(name, self.asked(lines)) for name, lines in experiments(self.signature, self.rng, 1.0)]
         named.insert(0, ("zeros", self.signature.empty(1)))
         names = [name for name, lines in named for _ in lines.c]
@@ -68,7 +80,7 @@ class SpecSearch(Scoring):
             self.session.keep([name] * len(d), lines, d)
         self.weigh()
 
-    def verify(self, which: NDArray[np.int64]) -> None:
+    def verify(self, which: Which) -> None:
         """Ask some questions again, and others of the same products. Raises Refusal if an answer is another one."""
         if not isinstance(self.session.box, Recorded):
             self.session.compare(self.session.pool.pick(which), self.session.d[which], self.rng)
@@ -82,10 +94,9 @@ class SpecSearch(Scoring):
         k, recorded = self.signature.spec.shape.k, isinstance(self.session.box, Recorded)
         if recorded:
             self.structures = list(structures(k))
-        every = self.structures
         widths = self.widths()
         rules = [(base, *rule) for base in self.bases() for rule in profiles(self.space, base["stages"][0], widths)]
-        first = (h for s in every for base, inner, last in rules for h in self._with(base, s, inner, last))
+        first = (h for s in self.structures for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
         best = self._best(first, which[:40], 24 * BEAM, 0.3)
         best = self._best((x.hypothesis for x in best), which[:128], 8 * BEAM)
@@ -125,7 +136,7 @@ class SpecSearch(Scoring):
         alone = np.flatnonzero(np.array(self.session.experiments) == "alone")
         # A register explains C alone as fraction bits do, and is what hardware always has.
         deadline, current = self.deadline, first
-        for allowed in (lambda h: "fraction_bits" not in h["stages"][0], lambda _: True):
+        for allowed in (lambda h: "fraction_bits" not in h["stages"][0], ANY):
             self.deadline = min(deadline, self.now + ALONE * self.budget_s)
             current = self.descend(current, REACHES, alone, allowed)
         self.deadline = deadline
@@ -151,9 +162,7 @@ class SpecSearch(Scoring):
         for onto in range(-1, len(stages) - 1 if self.space.scale else 0):
             yield {**base, "stages": stages} | ({"scale": {"onto": onto}} if self.space.scale else {})
 
-    def _best(
-        self, hypotheses: Iterable[Data], which: NDArray[np.int64], count: int, share: float = 1.0
-    ) -> list[Scored]:
+    def _best(self, hypotheses: Iterable[Data], which: Which, count: int, share: float = 1.0) -> list[Scored]:
         """Return the hypotheses that explain most of some answers, a few of each structure, in a share of the time left."""
         scored: list[Scored] = []
         seen: set[str] = set()
@@ -161,28 +170,24 @@ class SpecSearch(Scoring):
         for hypothesis in hypotheses:
             if scored and self.deadline - self.now < left * (1.0 - share):
                 break
-            key = json.dumps(hypothesis, sort_keys=True)
+            key = key_of(hypothesis)
             if key not in seen and (x := self.score(hypothesis, which)) is not None:
                 scored.append(x)
             seen.add(key)
-        return _distinct(sorted(scored, key=lambda x: x.rank), 3)[:count]
+        ranked = sorted(scored, key=lambda x: x.rank)
+        return _distinct(ranked, 3, alike=True)[:count]  # those alike are told apart by more questions
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
     def descend(
-        self,
-        current: Scored,
-        reaches: tuple[int, ...] = REACHES,
-        which: NDArray[np.int64] | None = None,
-        allowed: Callable[[Data], bool] = lambda _: True,
+        self, current: Scored, reaches: Sequence[int], which: Which | None = None, allowed: Allowed = ANY
     ) -> Scored:
         """Return a hypothesis after allowed changes, each of which explains more answers, of all questions or of some."""
         if which is not None:
             current = self.score(current.hypothesis, which) or current
         while current.wrong.any() and not self.is_over:
-            better = next(
-                (x for reach in reaches if (x := self._step(current, reach, which, allowed)) is not None), None
-            )
+            steps = (self._step(current, reach, which, allowed) for reach in reaches)
+            better = next((x for x in steps if x is not None), None)
             if better is None:
                 break
             current = better
@@ -190,13 +195,7 @@ class SpecSearch(Scoring):
             self._note(current)
         return current
 
-    def _step(
-        self,
-        current: Scored,
-        reach: int,
-        which: NDArray[np.int64] | None = None,
-        allowed: Callable[[Data], bool] = lambda _: True,
-    ) -> Scored | None:
+    def _step(self, current: Scored, reach: int, which: Which | None = None, allowed: Allowed = ANY) -> Scored | None:
         """Return a hypothesis after as many changes within a reach as help; None if none does."""
         focus, start = self.focus(current) if which is None else which, current
         at_focus = self.score(current.hypothesis, focus)
@@ -219,7 +218,7 @@ class SpecSearch(Scoring):
                 current, at_focus = y, x
         return None if current is start else current
 
-    def focus(self, current: Scored, count: int = 24) -> NDArray[np.int64]:
+    def focus(self, current: Scored, count: int = 24) -> Which:
         """Return some questions that a hypothesis does not explain, and more that it does: random ones, and hard ones."""
         wrong, right = np.flatnonzero(current.wrong), np.flatnonzero(~current.wrong)
         hard = right[np.argsort(-self.misses[right], kind="stable")[:count]]
@@ -283,9 +282,8 @@ class SpecSearch(Scoring):
             if current.loss < 0.9 * nearest:
                 nearest, tried = current.loss, self.tried
             elif self.tried > tried + PATIENCE:
-                raise Refusal(
-                    f"no spec gives the box's answers, and none of {PATIENCE:,} hypotheses came a tenth nearer"
-                )
+                far = f"none of {PATIENCE:,} hypotheses came a tenth nearer"
+                raise Refusal(f"no spec that the search tried gives the box's answers, and {far}")
             if width == 1:
                 stuck[current.wrong.tobytes()] += 1
                 if stuck[current.wrong.tobytes()] > 3:  # others that explain the same are changed already
@@ -294,7 +292,7 @@ class SpecSearch(Scoring):
             if better is None and width == 2 and self._amplify(current):
                 queue = [(x, w) for x, w in ((self.score(x.hypothesis), w) for x, w in [*queue, (current, 0)]) if x]
                 self.best, nearest = None, np.inf
-            elif better is not None and (key := json.dumps(better.hypothesis, sort_keys=True)) not in seen:
+            elif better is not None and (key := key_of(better.hypothesis)) not in seen:
                 seen.add(key)
                 queue.append((better, 0))
             elif width + 1 < len(steps):
@@ -321,11 +319,14 @@ class SpecSearch(Scoring):
     def _reordered(self, current: Scored, more: Sequence[Data] = ()) -> Scored | None:
         """Return a better hypothesis of another order of sums under the rules of this one, and under `more` for the stages
         below the last; None if there is none."""
-        focus = self.focus(current)
-        *inner, last = (rules_of(stage) for stage in current.hypothesis["stages"])
+        orders = self._orders(current.hypothesis, more)
+        return next((x for x in self._promising(current, orders, 10) if x.loss < current.loss - 1e-12), None)
+
+    def _orders(self, hypothesis: Data, more: Sequence[Data]) -> Iterator[Data]:
+        """Yield a hypothesis with every order of sums, under its rules or `more`."""
+        *inner, last = (rules_of(stage) for stage in hypothesis["stages"])
         exact: Data = {n: v for n, v in last.items() if n == "zero"}
         choices = [{**exact, **rule} for rule in more] or [*inner, {**exact, "result": last["result"]}, exact]
-        found = []
         for order in self.structures:
             depth = len(order) - 1
             options = [[rule] * depth for rule in choices]
@@ -335,17 +336,19 @@ class SpecSearch(Scoring):
                 options.append(inner)
             elif len(inner) == depth + 1 and not more:
                 options += [inner[:i] + inner[i + 1 :] for i in range(len(inner))]
-            for option in options:
-                x = self.score({**current.hypothesis, "stages": arranged(order, option, last)}, focus)
-                if x is not None and (current.wrong[focus] & ~x.wrong).any():
-                    found.append(x)
+            yield from ({**hypothesis, "stages": arranged(order, option, last)} for option in options)
+
+    def _promising(self, end: Scored, hypotheses: Iterable[Data], count: int) -> Iterator[Scored]:
+        """Yield, on all questions, the best hypotheses that explain some answers which another does not."""
+        focus, found = self.focus(end), []
+        for hypothesis in hypotheses:
+            x = self.score(hypothesis, focus)
+            if x is not None and (end.wrong[focus] & ~x.wrong).any():
+                found.append(x)
             if self.is_over:
                 break
-        for x in sorted(found, key=lambda x: x.rank)[:10]:
-            y = self.score(x.hypothesis)
-            if y is not None and y.loss < current.loss - 1e-12:
-                return y
-        return None
+        best = sorted(found, key=lambda x: x.rank)[:count]
+        yield from (y for y in (self.score(x.hypothesis) for x in best) if y is not None)
 
     def _without(self, end: Scored) -> Scored | None:
         """Return a better hypothesis without a field or a stage of this one, which stood for another; None if there is none."""
@@ -363,31 +366,20 @@ class SpecSearch(Scoring):
 
     def _around(self, end: Scored, reaches: tuple[int, ...]) -> Scored | None:
         """Return a better hypothesis beyond a change that explains no more answers by itself; None if there is none."""
-        focus = self.focus(end)
-        scored = []
-        for _, hypothesis in self.space.neighbours(end.hypothesis, reaches[-1]):
-            x = self.score(hypothesis, focus)
-            if x is not None and (end.wrong[focus] & ~x.wrong).any():
-                scored.append(x)
-            if self.is_over:
-                return None
-        for x in sorted(scored, key=lambda x: x.rank)[:8]:
-            y = self.score(x.hypothesis)
-            found = self.descend(y, reaches) if y else None
-            if found is not None and found.loss < end.loss - 1e-12:
-                return found
-            if self.is_over:
-                break
-        return None
+        near = (hypothesis for _, hypothesis in self.space.neighbours(end.hypothesis, reaches[-1]))
+        found = (self.descend(x, reaches) for x in self._promising(end, near, 8))
+        return next((x for x in found if x.loss < end.loss - 1e-12), None)
 
 
-def _distinct(scored: list[Scored], each: int) -> list[Scored]:
-    """Return the first hypotheses of each structure, as many as `each` of those that give different answers."""
-    found: dict[tuple[str, bytes], Scored] = {}
-    shapes: Counter[str] = Counter()
+def _distinct(scored: list[Scored], each: int, alike: bool = False) -> list[Scored]:
+    """Return the first hypotheses of each structure, as many as `each` of those that give different answers; with `alike`
+    also those that give the same answers as one of them."""
+    found: list[Scored] = []
+    answers: dict[str, set[bytes]] = {}
     for x in scored:
         shape = json.dumps([[s.get(n) for n in ("terms", "chain", "interleave")] for s in x.hypothesis["stages"]])
-        if shapes[shape] < each and (shape, x.wrong.tobytes()) not in found:
-            found[shape, x.wrong.tobytes()] = x
-            shapes[shape] += 1
-    return list(found.values())
+        own, wrong = answers.setdefault(shape, set()), x.wrong.tobytes()
+        if alike if wrong in own else len(own) < each:
+            found.append(x)
+            own.add(wrong)
+    return found

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterator
 from enum import Enum
-from functools import cache
+from functools import cached_property
 from itertools import pairwise, product
 from typing import Any, Literal
 
@@ -23,9 +23,9 @@ from codesign.probe.box import Signature
 from codesign.probe.hypotheses import (
     Data,
     Path,
-    at,
     changed,
     format_of,
+    key_of,
     mantissa_bits,
     meaning,
     named_or_fields,
@@ -33,7 +33,7 @@ from codesign.probe.hypotheses import (
     stage_names,
 )
 from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, shared, split, stand_ins, wide_register
-from isa_model.formats import FORMATS
+from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
 from isa_model.operand_fields import Scaling
@@ -84,7 +84,7 @@ class Space:
 
     def spec(self, hypothesis: Data) -> Instruction | None:
         """Return the instruction of a hypothesis, or None if the language refuses it."""
-        key = json.dumps(hypothesis, sort_keys=True)
+        key = key_of(hypothesis)
         if key not in self.specs:
             try:
                 self.specs[key] = Instruction.of_parts(**self.parts(hypothesis))
@@ -94,7 +94,7 @@ class Space:
 
     def part(self, kind: type[BaseModel], fields: Data) -> Any:
         """Return a part of a hypothesis, checked; each is checked once."""
-        key = kind.__name__ + json.dumps(fields, sort_keys=True)
+        key = kind.__name__ + key_of(fields)
         if key not in self.known_parts:
             known = fields | ({"format": format_of(fields["format"])} if "format" in fields else {})
             if kind is Stage and "result" in fields:  # registers that other stages may have as well
@@ -104,8 +104,7 @@ class Space:
 
     def parts(self, hypothesis: Data) -> Data:
         """Return the fields of an instruction: those of the signature and those of a hypothesis, whose stages get names."""
-        stages = hypothesis["stages"]
-        names = stage_names(stages)
+        stages, names = hypothesis["stages"], stage_names(hypothesis["stages"])
         parts = {**self.given, **{k: v for k, v in hypothesis.items() if k not in ("stages", "scale")}}
         parts["stages"] = {name: self.part(Stage, stage) for name, stage in zip(names, stages, strict=True)}
         if parts.get("widen"):
@@ -149,7 +148,7 @@ class Space:
             for fewer in regrouped(registers):
                 yield self._set(hypothesis, ("stages", i, "result"), fewer)
             if not registers:
-                for fmt in self.formats()[:3]:
+                for fmt in self.formats[:3]:
                     for mode in ("nearest-even", "toward-zero"):
                         register = {"format": fmt, "rounding": mode}
                         yield self._set(hypothesis, ("stages", i, "result"), [register])
@@ -202,7 +201,7 @@ class Space:
         for i, stage in enumerate(hypothesis["stages"]):
             path: Path = ("stages", i)
             registers = stage.get("result", [])
-            for fmt in self.formats():
+            for fmt in self.formats:
                 for mode in MODES:
                     register = {"format": fmt, "rounding": mode}
                     for j, old in enumerate(registers):
@@ -232,40 +231,38 @@ class Space:
             now = value.get(name, default)
             for other in self._values(kind, name, info, now, near):
                 if other != now and not (other is None and now == default):
-                    one = self._set(hypothesis, (*path, name), None if other == default else other)
-                    yield one
-                    if name == "fraction_bits" and kind is Stage and not near:  # a cut needs its rounding
-                        modes = ("down", "nearest-even", "to-odd") if now is None else ()
-                        yield from (self._set(one[1], (*path, "rounding"), mode) for mode in modes)
-                        if now is None and other == WINDOW:  # fields that do nothing without a cut
-                            low, high = self.exponents()
-                            yield from (self._set(one[1], (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))
-                            drops = range(8, WINDOW if value.get("accumulator") else 0, 2)
-                            yield from (self._set(one[1], (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
-                    if name == "fraction_bits" and kind is Stage and None not in (now, other):
-                        if value.get("accumulator") is True:
-                            yield path, self._set(one[1], (*path, "accumulator"), {"fraction_bits": now})[1]
-                        own = value.get("accumulator")
-                        if own and abs(other - now) <= 3:  # the running value aligns elsewhere, too
-                            kept = dict(own) if isinstance(own, dict) else {}
-                            kept.pop("fraction_bits", None)
-                            for offset in (-2, -1, 1, 2):
-                                yield path, self._set(one[1], (*path, "accumulator"), kept | {"offset": offset})[1]
-                            yield path, self._lifted(one[1], path, other - now)
-                        if value.get("zero_exponent") is not None:  # zeros go on to cut at the same place
-                            moved_with = value["zero_exponent"] + other - now
-                            yield path, self._set(one[1], (*path, "zero_exponent"), moved_with)[1]
+                    one = changed(hypothesis, (*path, name), None if other == default else other)
+                    yield (*path, name), one
+                    if name == "fraction_bits" and kind is Stage and now is None and not near:
+                        yield from self._with_a_cut(one, path, other, value.get("accumulator"))
+                    elif name == "fraction_bits" and kind is Stage and None not in (now, other):
+                        yield from ((path, cut) for cut in self._cut_alike(one, path, other - now, value))
 
-    def _lifted(self, hypothesis: Data, path: Path, steps: int) -> Data:
-        """Return a hypothesis whose running value and zeros are cut where they were, with some fraction bits more."""
-        stage = at(hypothesis, path)
-        own = dict(stage["accumulator"]) if isinstance(stage["accumulator"], dict) else {}
-        own["offset"] = own.get("offset", 0) + steps
-        if not own["offset"]:
-            del own["offset"]
-        lifted = changed(hypothesis, (*path, "accumulator"), own or True)
-        zero = stage.get("zero_exponent")
-        return lifted if zero is None else changed(lifted, (*path, "zero_exponent"), zero + steps)
+    def _with_a_cut(self, hypothesis: Data, path: Path, bits: int, accumulator: Any) -> Iterator[tuple[Path, Data]]:
+        """Yield a stage that did not cut terms before with other roundings, and with fields that do nothing without a cut."""
+        for mode in ("down", "nearest-even", "to-odd"):
+            yield self._set(hypothesis, (*path, "rounding"), mode)
+        if bits == WINDOW:
+            low, high = self.exponents()
+            yield from (self._set(hypothesis, (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))
+            drops = range(8, WINDOW if accumulator else 0, 2)
+            yield from (self._set(hypothesis, (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
+
+    def _cut_alike(self, hypothesis: Data, path: Path, steps: int, before: Data) -> Iterator[Data]:
+        """Yield a stage with some fraction bits more than `before` and its running value, zeros or both cut where they were."""
+        own, zero = before.get("accumulator"), before.get("zero_exponent")
+        if own is True:
+            yield changed(hypothesis, (*path, "accumulator"), {"fraction_bits": before["fraction_bits"]})
+        fields = own if isinstance(own, dict) else {}
+        zeros_alike = hypothesis if zero is None else changed(hypothesis, (*path, "zero_exponent"), zero + steps)
+        if own and abs(steps) <= 3:
+            kept = {n: x for n, x in fields.items() if n != "fraction_bits"}
+            for offset in (-2, -1, 1, 2):
+                yield changed(hypothesis, (*path, "accumulator"), kept | {"offset": offset})
+            lifted = accumulator_of(fields | {"offset": fields.get("offset", 0) + steps})
+            yield changed(zeros_alike, (*path, "accumulator"), lifted)
+        if zero is not None:
+            yield zeros_alike
 
     def _values(self, kind: type[BaseModel], name: str, info: Any, now: Any, near: bool) -> Iterator[Any]:
         """Yield values of a field by its type."""
@@ -284,13 +281,11 @@ class Space:
         elif name == "nan":
             yield from (None, *self.nans)
         elif name == "accumulator" and now:
-            now = now if isinstance(now, dict) else {}
+            own = now if isinstance(now, dict) else {}
             yield True
             for part, other in Accumulator.model_fields.items():
-                for x in () if part in UNREAD else self._values(Accumulator, part, other, now.get(part), near):
-                    yield {
-                        k: v for k, v in (now | {part: x}).items() if v is not None and (k, v) != ("offset", 0)
-                    } or True
+                for x in () if part in UNREAD else self._values(Accumulator, part, other, own.get(part), near):
+                    yield accumulator_of(own | {part: x})
         elif name not in ("accumulator", "result", "random_bits"):
             yield from self._plain(info.annotation, info.metadata, now, near)
 
@@ -327,40 +322,38 @@ class Space:
         high = max(spec.a.max_exponent + spec.b.max_exponent, max(f.max_exponent for f in formats))
         return max(low - 8, -340), min(high + 8, 300)
 
-    @cache  # noqa: B019 - a space lives as long as its probe
+    @cached_property
     def formats(self) -> list[Any]:
         """Return formats of registers: integers, or floats by the exponents of D, FP32, FP16 and of nine bits."""
         d = self.signature.spec.accumulator
         if d.kind == "integer":
             return list(dict.fromkeys(["int32", "int64", "int16", d.name]))
         own = d.model_dump(mode="json", exclude_defaults=True)
-        every = [
-            self.own,
-            "fp32",
-            *(named_or_fields({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31)),
-        ]
-        for bits, bias in ((8, 127), (5, 15), (9, 127)):
+        every = [self.own, "fp32"]
+        every += [named_or_fields({**own, "mantissa_bits": m, "low_padding": 0}) for m in range(1, 31)]
+        for bits, bias, widths in ((8, 127, range(1, 33)), (5, 15, range(1, 33)), (9, 127, range(20, 45))):
             fields = {"exponent_bits": bits, "bias": bias, "infinity": True, "nan": "ieee"}
-            every += [
-                named_or_fields({**fields, "mantissa_bits": m})
-                for m in range(1 if bits < 9 else 20, 45 if bits > 8 else 33)
-            ]
+            every += [named_or_fields({**fields, "mantissa_bits": m}) for m in widths]
         return list({meaning(fmt): fmt for fmt in reversed(every)}.values())[::-1]
 
     def formats_near(self, fmt: Any, near: bool) -> list[Any]:
         """Return formats with other bits of the mantissa, two more or fewer if `near`, and with another exponent."""
-        this = format_of(fmt)
-        reach = 2 if near else 64
-        return [
-            x
-            for x, other in ((x, format_of(x)) for x in self.formats())
-            if (range_of(other) == range_of(this) and abs(other.mantissa_bits - this.mantissa_bits) <= reach)
-            or other.mantissa_bits == this.mantissa_bits
-        ]
+        this, reach = format_of(fmt), 2 if near else 64
+
+        def is_near(other: Format) -> bool:
+            steps = abs(other.mantissa_bits - this.mantissa_bits)
+            return not steps or (steps <= reach and range_of(other) == range_of(this))
+
+        return [x for x in self.formats if is_near(format_of(x))]
 
     def _set(self, hypothesis: Data, path: Path, value: Any) -> tuple[Path, Data]:
         """Return a hypothesis with one field changed; a default is left out. What the change makes meaningless goes too."""
         return path, changed(hypothesis, path, value)
+
+
+def accumulator_of(fields: Data) -> Any:
+    """Return how a stage aligns its running value, without what is usual; True for like any term."""
+    return {n: x for n, x in fields.items() if x is not None and (n, x) != ("offset", 0)} or True
 
 
 def _parts(annotation: Any, metadata: Any = ()) -> list[Any]:

@@ -29,7 +29,7 @@ def stand_ins(hypothesis: Data) -> Iterator[Data]:
         bits, registers, mode = stage.get("fraction_bits"), stage.get("result", []), stage.get("rounding")
         if bits is not None:
             for width in (bits - 1, bits, bits + 1):
-                for own in {mode, "nearest-even"} if 0 < width <= 44 else ():
+                for own in dict.fromkeys((mode, "nearest-even")) if 0 < width <= 44 else ():
                     exact = changed(hypothesis, ("stages", i, "fraction_bits"), None)
                     yield changed(exact, ("stages", i, "result"), [wide_register(width, own), *registers])
         if len(registers) > 1 - (i < len(hypothesis["stages"]) - 1 and "chain" not in stage):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from codesign.probe.box import Signature
-from codesign.probe.hypotheses import Path, at, fits
+from codesign.probe.hypotheses import Path, at, fits, hypothesis_of
 from codesign.probe.space import Space
 from isa_model.instruction import Instruction
 
@@ -22,7 +22,7 @@ class SpecVariation(NamedTuple):
 
 def variations(spec: Instruction) -> list[SpecVariation]:
     """Return the specs one field away from a dense instruction: by field, first without it, then with other values."""
-    space, own = Space(Signature(spec)), _plain(spec)
+    space, own = Space(Signature(spec)), hypothesis_of(spec)
     known, found = {_arithmetic(spec)}, []
     for path, hypothesis in space.neighbours(own, 0):
         if not _field(path):  # several fields at once, of a stage or of all stages
@@ -36,18 +36,6 @@ def variations(spec: Instruction) -> list[SpecVariation]:
             found.append(SpecVariation(other, _stage(path), f"{_field(path)}: {here} where the spec has {there}"))
     fields = list(dict.fromkeys((x.stage, x.text.split(":")[0]) for x in found))
     return sorted(found, key=lambda x: (fields.index((x.stage, x.text.split(":")[0])), ": none where" not in x.text))
-
-
-def _plain(spec: Instruction) -> dict[str, Any]:
-    """Return what the signature does not determine as plain data, as `Space` takes it."""
-    data = spec.model_dump(mode="json", exclude_defaults=True)
-    names = list(spec.stages)
-    own = ("widen", "nan", "infinite_from", "flush_inputs")
-    plain: dict[str, Any] = {name: data[name] for name in own if name in data}
-    if spec.scale:
-        scale = {k: v for k, v in data["scale"].items() if k not in ("a", "b")}
-        plain["scale"] = scale | {"onto": spec.scaled_stage}
-    return plain | {"stages": [data["stages"][name] for name in names]}
 
 
 def _arithmetic(spec: Instruction) -> str:

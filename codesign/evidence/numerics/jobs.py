@@ -65,11 +65,11 @@ def run_together(jobs: Sequence[Job], helds: Sequence[Sequence[Held]] = ()) -> l
     batch = 1 if captured else max(BATCH // (lines * first.gemm.k), 1)
     seeds = sampling.seeds[:1] if captured else sampling.seeds  # captured tensors have no seed
     small = len(seeds) * lines * first.gemm.k <= MOST_HELD
-    keys: list[dict[Any, tuple[Any, Any]]] = [{} for _ in jobs]
+    derived: list[dict[Any, tuple[Any, Any]]] = [{} for _ in jobs]
     parts: list[list[list[Outcome]]] = [[[] for _ in job.variants] for job in jobs]
     for some in (seeds[at : at + batch] for at in range(0, len(seeds), batch)):
         beside: Trial | None = None
-        for job, own, found, kept in zip(jobs, keys, parts, helds or [()] * len(jobs), strict=True):
+        for job, own, found, kept in zip(jobs, derived, parts, helds or [()] * len(jobs), strict=True):
             trial = next((t for held in kept if (t := held.get(some)) and all(map(t.has, job.variants))), None)
             if trial is None:
                 trial = Trial(

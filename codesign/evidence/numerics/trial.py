@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from codesign.evidence.numerics.arrival import arrived, group_of
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 Side = Literal["a", "b"]
+T = TypeVar("T")
 
 
 class Key(NamedTuple):
@@ -128,18 +129,19 @@ class Trial:
         rows: int,
         columns: int,
         quantisation: Quantisation,
-        keys: dict[Any, tuple[Any, Any]] | None = None,
+        derived: dict[Any, tuple[Any, Any]] | None = None,
         compiled: bool = True,
         beside: Trial | None = None,
     ) -> None:
-        """`keys`, found by other trials of the same GEMM with the same variants, spare finding them again.
+        """`derived` is shared by trials of the same GEMM with the same variants: the keys of operands and the multipliers that
+        one derives from an instruction, the others need not.
 
         `compiled` is false where an instruction is used so little that compiling it would take longer than it saves. `beside`
         is a trial of the same source, length of K, seeds, rows and columns; what both have in common is computed once.
         """
         self.compiled = compiled
         self.gemm, self.quantisation = gemm, quantisation
-        self._keys = {} if keys is None else keys  # and multipliers
+        self._derived = {} if derived is None else derived
         self.seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
         self._lines: dict[Hashable, Lines] = beside._lines if beside else {}
         self._operands: dict[Key, Operand] = beside._operands if beside else {}
@@ -242,7 +244,7 @@ class Trial:
 
     def forget(self, most: int) -> None:
         """Forget all instructions, and all operands and products if there are more than `most` operands."""
-        self._keys.clear()
+        self._derived.clear()
         if len(self._operands) > most:
             self._operands.clear()
             self._exact.clear()
@@ -336,24 +338,24 @@ class Trial:
         return found
 
     def _multiplier(self, instruction: Instruction) -> Callable[..., Any]:
-        """Return `multiplier` of an instruction as it multiplies lines, found once."""
+        """Return `multiplier` of an instruction as it multiplies lines."""
         objects = instruction, self.quantisation
-        about = "multiplier", *map(id, objects)
-        if about not in self._keys:
-            self._keys[about] = multiplier(self._issued(instruction).per_line()), objects
-        found: Callable[..., Any] = self._keys[about][0]
-        return found
+        return self._once("multiplier", objects, lambda: multiplier(self._issued(instruction).per_line()))
 
     def _key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
         """Return all that determines an operand."""
         objects = instruction, flows, self.quantisation
-        about = which, *map(id, objects)
-        if about not in self._keys:
-            self._keys[about] = self._found_key(which, instruction, flows), objects  # which keeps their ids theirs
-        key: Key = self._keys[about][0]
-        return key
+        return self._once(which, objects, lambda: self._derived_key(which, instruction, flows))
 
-    def _found_key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
+    def _once(self, what: str, objects: tuple[Any, ...], derive: Callable[[], T]) -> T:
+        """Return what follows from some objects, derived once."""
+        about = what, *map(id, objects)
+        if about not in self._derived:
+            self._derived[about] = derive(), objects  # which keeps their ids theirs
+        found: T = self._derived[about][0]
+        return found
+
+    def _derived_key(self, which: Side, instruction: Instruction, flows: Flows) -> Key:
         scale, role, k_axis = instruction.scale, self.gemm.a if which == "a" else self.gemm.b, int(which == "a")
         cast, side = operand_cast(self.quantisation, instruction, self.gemm, which)
         steps = casts_of(behind(self.gemm, role, flows))
