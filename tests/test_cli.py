@@ -11,6 +11,7 @@ import pytest
 
 from codesign.__main__ import run, shadowed
 from isa_model import catalogue, golden, load
+from isa_model.library import changed, raw
 
 ROOT = Path(__file__).parent.parent
 PROPOSAL = str(ROOT / "proposals/group-scaled-mma.yaml")
@@ -244,13 +245,15 @@ def test_show_prints_a_page_from_the_spec(capsys):
 
 def test_show_describes_constant_scales_own_registers_and_infinities_that_saturate(tmp_path, capsys):
     """A page states a constant scale's power of two, the bits of a register's own format, and what becomes of infinities."""
-    arm = "arm.fmmla.f16.e5m2.e5m2.lscale4.osm1"
-    assert run(["show", arm]) == 0
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        json.dumps(changed(raw("arm.fmmla.f16.e5m2.e5m2.lscale0.osm1"), {"scale": {"power": -4, "onto": "dot"}}))
+    )
+    assert run(["show", str(file)]) == 0
     page = capsys.readouterr().out
     assert "registers: wide16, 1-6-10 bits" in page
     assert "Multiply each result of dot by 2^-4 and add -4 to its exponent; nothing is rounded." in page
     assert "makes D that infinity.\n" in page
-    file = tmp_path / "mine.yaml"
     register = "{format: fp16, rounding: nearest-even, overflow: saturate}"
     stage = f"{{terms: 4, accumulator: true, result: {register}}}"
     file.write_text(f"shape: {{m: 1, n: 1, k: 4}}\na: e5m2\nb: e5m2\naccumulator: fp16\nstages: {{sum: {stage}}}\n")
