@@ -30,10 +30,11 @@ import numpy as np
 import psutil
 
 from codesign.explore import run
+from codesign.explore.load import load_space
 from codesign.explore.points import Point, badness, front
-from codesign.explore.run import Round, Runner, SerialExecutor
+from codesign.explore.run import ALONE, Round, Runner
 from codesign.explore.search import Search
-from codesign.explore.space import Space, load_space
+from codesign.explore.space import Space
 from codesign.explore.store import Store
 from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, of_command, put, write_file
@@ -77,7 +78,7 @@ def guided_on(path: Path, store: Store) -> list[Row]:
     space, base = load_space(path)
 
     def explored(which: Space) -> list[Point]:
-        return Search(which, base, Runner(store, lambda: nullcontext((SerialExecutor(), 1)))).run()
+        return Search(which, base, Runner(store, lambda: nullcontext(ALONE))).run()
 
     every = explored(space)
     kept = [p for p in every if p.status in ("front", "dominated", "screened out")]
@@ -124,10 +125,10 @@ def processor(_: Path) -> list[Row]:
             points = tuple(every[: 24 * processes])
             wanted = Round(space=sampled, base=base, points=points, seeds=seeds, kinds=("numerics",))
             with tempfile.TemporaryDirectory() as folder:
-                runner = Runner(Store(Path(folder)), lambda n=processes: run.cores(n), 4)  # type: ignore[misc]
                 wanted.tasks()
                 wall = time.perf_counter()
-                runner.complete(wanted)
+                with Runner(Store(Path(folder)), lambda n=processes: run.cores(n), 4) as runner:  # type: ignore[misc]
+                    runner.complete(wanted)
                 wall = time.perf_counter() - wall
             rate = len(points) / wall
             alone = alone or rate
@@ -163,10 +164,10 @@ def overhead(_: Path) -> list[Row]:
     for name, start in ways.items():
         for size in (1, run.BATCH):
             tasks = [Empty(f"{name} {size} {i}") for i in range(100 * size)]
-            with tempfile.TemporaryDirectory() as folder, start() as (executor, width):
-                run.fulfil(Store(Path(folder) / "first"), tasks[:width], executor, width, by=nothing, size=1)
+            with tempfile.TemporaryDirectory() as folder, start() as workers:
+                run.fulfil(Store(Path(folder) / "first"), tasks[: workers[1]()], workers, by=nothing, size=1)
                 wall = time.perf_counter()
-                run.fulfil(Store(Path(folder)), tasks, executor, width, by=nothing, size=size)
+                run.fulfil(Store(Path(folder)), tasks, workers, by=nothing, size=size)
                 wall = time.perf_counter() - wall
             rows.append(
                 {

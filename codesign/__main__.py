@@ -75,6 +75,7 @@ def _bringer(package: str | None) -> str:
         "pyosys": "cost",
         "torch": "kernels",
         "cuda": "kernels",
+        "distributed": "explore",
         "triton": "kernels",
         "pynvml": "kernels",
     }

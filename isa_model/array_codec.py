@@ -309,6 +309,8 @@ def unpack(fmt: Format, packed: ArrayLike) -> Codes:
 def _encode_fp32(x: NDArray[np.floating[Any]], rule: Overflow) -> Codes:
     """Return the codes of numbers rounded to FP32 by the machine, ties to even."""
     found = x.astype(np.float32)
+    if np.isfinite(found).all():
+        return found.view(np.uint32)
     if rule == "saturate":
         found = np.where(np.isinf(found), np.copysign(np.finfo(np.float32).max, found), found)
     nan = np.uint32(FORMATS["fp32"].nan_code or 0)
@@ -318,9 +320,9 @@ def _encode_fp32(x: NDArray[np.floating[Any]], rule: Overflow) -> Codes:
 def _encode_powers_of_two(x: NDArray[np.float32], up: bool) -> Codes:
     """Return the codes in ue8m0 of positive numbers rounded up or down; those beyond its numbers become the nearest one."""
     bits = x.view(np.uint32)
-    field, fraction = bits >> 23, bits & 0x7FFFFF
-    above = np.where(field == 0, fraction > 0x400000, fraction != 0)  # 2**-127 is a subnormal number of FP32
-    codes: Codes = np.minimum(field + above if up else field, 254).astype(np.uint8)
+    if up:
+        bits = np.where(bits > 0x400000, bits + 0x7FFFFF, 0)  # up to 2**-127, a subnormal number of FP32, the code is 0
+    codes: Codes = np.minimum(bits >> 23, 254).astype(np.uint8)
     return codes
 
 

@@ -229,12 +229,10 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: in
 
     divisor = spread(numbers.astype(np.float32) if FP32.holds(fmt) else numbers, cast.group, x.shape)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32))
+        quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32, copy=False))
     if cast.random == "elements":
         return Quantised(cast, scales, elements_at_random(made, cast.to, quotients, seed))
-    return Quantised(
-        cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers.astype(np.float64), seed), made
-    )
+    return Quantised(cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers, seed), made)
 
 
 def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:
@@ -281,7 +279,9 @@ def scales_of(cast: Cast, largest: NDArray[np.float32], full: float | None = Non
 
     assert cast.scale is not None
     full = full or cast.full
-    largest = np.maximum(np.where(np.isfinite(largest), largest, np.float32(np.nan)), np.float32(cast.floor))
+    if not np.isfinite(largest).all():
+        largest = np.where(np.isfinite(largest), largest, np.float32(np.nan))
+    largest = np.maximum(largest, np.float32(cast.floor))
     with np.errstate(over="ignore", under="ignore"):
         if np.float32(full) == full:
             quotient = largest / np.float32(full)

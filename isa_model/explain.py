@@ -168,6 +168,8 @@ class _Teller:
             return self.problem(
                 loc, f"needs {words} {count} {entries}, got {context['actual_length'] or len(fault['input'])}"
             )
+        if kind == "string_too_long":
+            return self.problem(loc, f"at most {context['max_length']} characters, got {len(fault['input'])}")
         if kind == "int_parsing_size":
             return self.problem(loc, "is too large a number")
         if kind == "string_pattern_mismatch" and context["pattern"] == SLUG:

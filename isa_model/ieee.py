@@ -7,7 +7,6 @@ for the duration of a call and restore it; threads started meanwhile inherit the
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +30,8 @@ def in_ieee_mode(function: Callable[P, T]) -> Callable[P, T]:
     def switched(*arguments: P.args, **keywords: P.kwargs) -> T:
         if is_ieee():
             return function(*arguments, **keywords)
+        import ctypes
+
         switch = _switch()
         before = ctypes.create_string_buffer(512)  # fenv_t has 8 to 32 bytes
         if switch is not None:
@@ -60,6 +61,8 @@ def is_ieee() -> bool:
 @cache
 def _switch() -> tuple[Callable[[Any], Any], Callable[[Any], Any], Any] | None:
     """Return C's fegetenv, fesetenv and FE_DFL_ENV; None if the C library has none that we know."""
+    import ctypes
+
     for name in (None, "libm.so.6"):
         try:
             library = ctypes.CDLL(name)

@@ -14,7 +14,7 @@ import numpy as np
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.elements import Elements
 from isa_model.formats import Format
-from isa_model.groups import count, extent
+from isa_model.groups import Group, spread
 from isa_model.philox import philox
 from isa_model.rounding import Rounding
 
@@ -52,17 +52,15 @@ def elements_at_random(made: Elements, to: Format, quotients: NDArray[np.float32
 
 
 def corrected_scales(
-    scale: Format, group: Any, scales: Float64, quotients: NDArray[np.float32], elements: Float64, seed: int
+    scale: Format, group: Group, scales: Float64, quotients: NDArray[np.float32], elements: NDArray[Any], seed: int
 ) -> Codes:
     """Return the codes of scales times <x, x> / <x, Q(x)> of their group, rounded at random (MS-EDEN).
 
     x are a group's elements over its scale, Q(x) the rounded ones. The factor is 1 where every Q(x) is zero.
     """
-    shape = quotients.shape
-    rows, columns = (np.arange(n) // size for n, size in zip(shape, extent(group, shape), strict=True))
-    index = rows[:, None] * count(group, shape)[1] + columns[None, :]
-    x = quotients.astype(np.float64)
-    own, crossed = (np.bincount(index.ravel(), (x * y).ravel(), scales.size) for y in (x, elements.astype(np.float64)))
+    index = spread(np.arange(scales.size).reshape(scales.shape), group, quotients.shape).ravel()
+    products = (np.multiply(quotients, y, dtype=np.float64).ravel() for y in (quotients, elements))
+    own, crossed = (np.bincount(index, x, scales.size).reshape(scales.shape) for x in products)
     with np.errstate(invalid="ignore", divide="ignore"):
-        factor = np.where(crossed > 0, own / crossed, 1.0).reshape(scales.shape)
+        factor = np.where(crossed > 0, own / crossed, 1.0)
     return rounded(scale, scales * factor, seed, SCALES)

@@ -369,7 +369,7 @@ def test_a_claim_on_a_bound_is_judged_without_samples():
     proposal = parse_proposal(parse_yaml(PROPOSAL, "toy.yaml"))
     with ThreadPoolExecutor(1) as executor:
         figures = SOURCE.gather(Subject(proposal)).figures
-        ask = asker(Sampling(), executor)
+        ask = asker(Sampling(), executor, executor)
         first, second = refine(proposal, judge(proposal, figures, ask), figures, ask)
     assert (first.judgement, second.judgement) == ("supported", "refuted")
     (bits,) = first.break_even

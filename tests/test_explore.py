@@ -1,9 +1,14 @@
 """Spaces of proposals: their files, the keys of their points, search, fronts, break-even, and the page."""
 
+import ast
 import csv
 import io
+import json
+import re
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +19,18 @@ from strategies import KINDS, codes, instructions
 from toy_space import TEXT, Counting, explored, points_of, space, toy
 
 from codesign.__main__ import run
+from codesign.commands.explore import _show
 from codesign.evidence.numerics.source import Multiplied
 from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
+from codesign.evidence.source import sources
 from codesign.explore import page, picture, task
+from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import surfaces
-from codesign.explore.points import ObjectiveFigure, beaten, front, knee, known
-from codesign.explore.space import load_space, patched, written
+from codesign.explore.load import load_space
+from codesign.explore.points import ObjectiveFigure, Point, beaten, front, judge, knee, known
+from codesign.explore.run import ALONE
+from codesign.explore.space import patched, written
 from codesign.explore.table import exported
 from codesign.explore.task import compute, tasks
 from codesign.proposal.load import load_proposal, parse_proposal
@@ -30,7 +40,7 @@ from codesign.verdicts.claims import covered_by
 from codesign.workloads.gemms import select
 from isa_model import matmul
 from isa_model.array_codec import code_dtype
-from isa_model.diagnostics import Document, InputError, parse_yaml
+from isa_model.diagnostics import Document, InputError, Unavailable, parse_yaml
 from isa_model.engines.batch import batch
 from isa_model.engines.plan import Unsupported
 
@@ -42,6 +52,10 @@ from isa_model.engines.plan import Unsupported
     [
         (("fraction_bits", "fraction_bit"), "toy.yaml:5:17", "no field `fraction_bit` in stages.fuse"),
         (("range: [13, 24]", "range: [24, 13]"), "toy.yaml:5", "a range has a first value"),
+        (("range: [13, 24]", "range: [13]"), "toy.yaml:5", "needs at least 2 entries, got 1"),
+        (("range: [13, 24]", "range: [13, 99999]"), "toy.yaml:5", "a range of 99987 values; at most 65536"),
+        (("fuse.terms", "fuse.fraction_bits"), "toy.yaml:6:11", "the axis `bits` varies it, too"),
+        (("fuse.terms, values: [8, 16, 32]", "fuse, values: [8]"), "toy.yaml:6:11", "the axis `bits` varies it, too"),
         (("range: [13, 24]", "values: []"), "toy.yaml:5", "one of `values`, `range` and `alternatives`, got nothing"),
         (("relative_frobenius", "relative_frobenus"), "toy.yaml:11:19", "unknown metric"),
         (("base: configurable-accumulation", "base: nothing"), "toy.yaml:3:7", "no proposal is called `nothing`"),
@@ -126,6 +140,39 @@ def test_keys_depend_on_what_figures_depend_on():
     assert other["numerics"] != own["numerics"]
     assert keys(TEXT + "seeds: 8\n", **point)["numerics"] != own["numerics"]
     assert keys(TEXT, **{**point, "bits": 16})["cost"] != own["cost"]
+
+
+@pytest.mark.parametrize("kind", sources())
+def test_every_file_behind_a_figure_is_in_its_key(kind):
+    """All that a kind of evidence imports, the records of kernels and the captured tensors: a changed one is a new key."""
+    home = Path(task.__file__).parent.parent
+    start = home / "evidence" / kind / "source.py"
+    behind, found, todo = {path.resolve() for path in task.behind(kind)}, set(), [start]
+    while todo:
+        if (path := todo.pop()) not in found:
+            found.add(path)
+            todo += imported_files(path)
+    assert start in found
+    bench = home.parent / "kernels" / "bench"
+    aside = {
+        home / "commit.py",
+        bench / "records.py",
+        bench / "__init__.py",
+    }  # what runs; the names of GPUs, for a check
+    assert found - aside <= behind
+    assert {*(home / "workloads" / "captured").iterdir()} <= behind
+    assert kind != "timing" or {*(home.parent / "kernels" / "records").glob("*.json")} <= behind
+
+
+def imported_files(path):
+    """Return the files of this project that a file imports, at its top or within a function."""
+    root = Path(task.__file__).parent.parent.parent
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    files = [root.joinpath(*name.split(".")) for name in names]
+    return [f for file in files for f in (file.with_suffix(".py"), file / "__init__.py") if f.exists()]
 
 
 def test_keys_depend_on_the_code_that_computes(monkeypatch):
@@ -304,6 +351,28 @@ def test_a_large_space_is_searched_within_its_budget(tmp_path):
     assert explored(tmp_path / "anew", TEXT + budget) == text
 
 
+def test_a_search_that_finds_no_point_says_so(tmp_path):
+    """Even if its budget is too small for many draws."""
+    pytest.importorskip("optuna")
+    rare = "budget: {points: 2}\nwhere: [m == 7]\n"
+    with pytest.raises(InputError, match="none of 2000 points drawn"):
+        explored(tmp_path, TEXT.replace("axes:", "axes:\n  m: {field: change.shape.m, range: [1, 60000]}") + rare)
+
+
+def test_processes_stay_for_the_next_round(tmp_path):
+    """Rounds of a search begin without a new pool, or cluster, each."""
+    starts = []
+
+    @contextmanager
+    def start():
+        starts.append("begun")
+        yield ALONE
+        starts.append("ended")
+
+    explored(tmp_path, TEXT + "screen: 8\n", start=start)
+    assert starts == ["begun", "ended"]
+
+
 def test_a_grown_space_computes_only_what_is_new(tmp_path):
     """Results are shared by all spaces of a folder."""
     explored(tmp_path, TEXT.replace("[13, 24]", "[13, 20]"))
@@ -334,6 +403,32 @@ def test_break_even_is_the_least_value_that_keeps_a_bound(tmp_path):
     assert next(s for s in surfaces(wide, points) if s.axis == "bits").rows[0][-1] == (17, 16, 16)
 
 
+def test_the_front_under_other_assumptions():
+    """On a GEMM alone, or where predicted areas lie at an end of their intervals, other points are on the front."""
+    made, _ = space()
+    points = []
+    for bits, (x, y), area, source in ((13, (1.0, 0.5), 1.0, "records"), (14, (2.0, 0.25), 2.0, "predicted")):
+        errors = [ObjectiveFigure(g, "normal", v, v, v, "computed", "") for g, v in (("x", x), ("y", y))]
+        size = ObjectiveFigure("", "", area, area / 4, area * 2, "modelled", source)
+        settings = {"bits": bits, "terms": 8, "register": "wide"}
+        points.append(Point(settings, {"error": errors[0], "area": size}, {"error": errors, "area": [size]}))
+    judge(made, points)
+    assert [p.status for p in points] == ["front", "dominated"]
+    assert [(a.text, a.stay, a.join) for a in assumptions(made, points)] == [
+        ("x normal alone", 1, 0),
+        ("y normal alone", 1, 1),
+        ("predicted area: the low end of each interval", 1, 1),
+        ("predicted area: the high end of each interval", 1, 0),
+    ]
+
+
+def test_the_page_says_what_no_point_of_the_front_has(tmp_path):
+    """In a sentence on each axis; names that hold commas are told apart."""
+    found = page.page(*points_of(tmp_path, TEXT.replace("relative_frobenius}", "relative_frobenius, at_most: 1.0e-5}")))
+    assert "No point of the front has bits = 13, 14, 15 or 16." in found
+    assert page._either(["a, b", "c", 1]) == "a, b; c; or 1"
+
+
 def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monkeypatch):
     """Verdict, static picture, front and reasons are plain HTML; the script is added where the extra is installed."""
     made, base, points = points_of(tmp_path, TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}"))
@@ -351,12 +446,30 @@ def test_the_page_is_whole_without_scripts_and_without_the_extra(tmp_path, monke
     assert "</script><b>" not in page.page(hostile, base, points)
 
 
+def test_a_page_holds_the_changes_of_visited_points_alone(tmp_path):
+    """A search visits few of the values that a wide axis has."""
+    made, base, points = points_of(tmp_path)
+    some = [p for p in points if p.settings["terms"] != 16]
+    axes = json.loads(re.search(r'id="parts">(.*?)</script>', page.page(made, base, some))[1])["axes"]
+    assert list(axes["terms"]) == ["8", "32"]
+
+
 def test_an_axis_of_equal_values_reaches_to_both_sides_of_them(tmp_path):
     """Points that all have one speed lie between ticks, not at the end of an axis without length."""
     made, _, points = points_of(tmp_path, TEXT)
     same = [replace(p, values={name: replace(v, value=1.03) for name, v in p.values.items()}) for p in points]
     plot = picture.interactive(made, same)["hconcat"][0]["encoding"]
     assert plot["x"]["scale"]["domain"] == pytest.approx([0.927, 1.133])
+
+
+def test_the_command_says_why_points_could_not_be_judged(tmp_path, capsys):
+    """Their number, with an example, beside the front; the page has it, too."""
+    made, _, points = points_of(tmp_path, TEXT)
+    for point in points[:3]:
+        point.status, point.note = "no proposal", "no such format"
+    _show(made, points, "table")
+    label = "bits = 13, terms = 8, register = wide"
+    assert f"no proposal: 3, such as {label}: no such format\n" in capsys.readouterr().err
 
 
 def test_a_point_is_exported_as_a_valid_proposal(tmp_path, monkeypatch):
@@ -372,6 +485,11 @@ def test_a_point_is_exported_as_a_valid_proposal(tmp_path, monkeypatch):
     assert [(c.metric, c.at_most) for c in proposal.claims] == [("cost.area_ratio", 1.5)]
     with pytest.raises(InputError, match="no point `abc`"):
         exported(tmp_path, "abc")
+
+
+def refused(*_):
+    """A report on a full disk."""
+    raise Unavailable("no space left")
 
 
 def test_the_command_explores_and_exports(tmp_path, capsys, monkeypatch):
@@ -397,5 +515,10 @@ def test_the_command_explores_and_exports(tmp_path, capsys, monkeypatch):
     assert run(["explore", "export", str(out), name]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["change"]["stages"]["fuse"]["fraction_bits"] == 13
     assert run(["explore", "export", str(out)]) == 2
+    capsys.readouterr()
+    monkeypatch.setattr(page, "write", refused)
+    assert run(["explore", str(file), "--out", str(out)]) == 3
+    assert f"cannot use {out}: no space left; results so far are kept" in capsys.readouterr().err
+    assert run(["explore", str(file), "--dask", "local", "--workers"]) == 2
     assert run(["explore", "work", str(out), "--idle", "0.1"]) == 0
     assert load_space(file)[0].size == 2

@@ -7,7 +7,7 @@ import os
 import warnings
 
 import pytest
-from toy_space import TEXT, space
+from toy_space import TEXT, points_of, space
 
 from codesign.explore import table
 from codesign.explore.conditions import MOST_CHARACTERS, MOST_NESTED
@@ -182,6 +182,10 @@ def test_export_names_the_file_that_is_no_space(tmp_path, points):
     (tmp_path / "space.json").write_text(text)
     with pytest.raises(InputError, match=r"space\.json is no space"):
         table.exported(tmp_path, "p")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "space.json").write_text(table.as_json(*points_of(tmp_path / "results")))
+    point = next(iter(json.loads((tmp_path / "whole" / "space.json").read_text())["points"]))
+    assert f"toy-{point}" in table.exported(tmp_path, point)  # another space's points can be had all the same
 
 
 def test_an_exported_point_with_line_breaks_in_its_settings_is_a_proposal(tmp_path):

@@ -1,6 +1,7 @@
 """The Python API: the notebook of docs/ runs as it stands, results show and save themselves, arrays keep their kind."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -295,6 +296,23 @@ def test_a_number_of_seeds_is_told_to_be_a_sequence():
     """`seeds=4` is a natural guess; the message says what is expected."""
     with pytest.raises(codesign.InputError, match="seeds is 4; expected a sequence"):
         codesign.evaluate("group-scaled-mma", seeds=4)
+
+
+def test_a_worker_without_children_evaluates(tmp_path):
+    """A daemonic process, as in a multiprocessing.Pool, may have no children: `evaluate` then uses threads."""
+    (tmp_path / "in_pool.py").write_text(
+        "from multiprocessing import Pool\n"
+        "import codesign\n"
+        "def verdicts(name):\n"
+        "    return len(codesign.evaluate(name, rows=2, columns=2, seeds=[0]).verdicts)\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(1) as pool:\n"
+        "        print(pool.map(verdicts, ['batch-invariant-split-k']))\n"
+    )
+    command, paths = [sys.executable, "in_pool.py"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[")
 
 
 def test_a_script_needs_no_main_guard(tmp_path):

@@ -1,12 +1,17 @@
 """Questions and their answers: on fresh seeds, together, and side by side."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import current_thread
 
 from toy_sweep import ERROR, PLAIN, figure, toy
 
+from codesign.evidence.numerics.metrics import METRICS
 from codesign.evidence.numerics.source import Multiplied
+from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
 from codesign.evidence.source import Question
+from codesign.proposal.variants import variants
 from codesign.verdicts.questions import answer, asker, pursue
 
 
@@ -36,8 +41,6 @@ def test_questions_are_answered_by_the_model():
     """Answers have the figures of the variants asked for at each level, on the sampling's seeds or twice as many fresh ones."""
     about = toy(PLAIN)
     gemm, _ = about.trials[0]
-    from codesign.proposal.variants import variants
-
     compared = tuple(c for c in variants(about) if c.variant in ("proposal", "software"))
     sampling = Sampling(rows=4, columns=8, seeds=tuple(range(8)))
     question = Multiplied(about, gemm, "normal", "software", compared=compared, levels=(0.95, 0.5))
@@ -60,6 +63,22 @@ def test_questions_are_answered_by_the_model():
     assert all(f.ratios == {} for f in plain)
 
 
+def test_metrics_of_quantised_operands_need_no_sums(monkeypatch):
+    """Asked for alone, such a metric has the figures that it has among all metrics, and no instruction multiplies."""
+    about = toy(PLAIN)
+    gemm, _ = about.trials[0]
+    compared = tuple(c for c in variants(about) if c.variant in ("proposal", "software"))
+    question = Multiplied(about, gemm, "outliers", "software", compared=compared)
+    sampling = Sampling(rows=4, columns=8, seeds=tuple(range(8)))
+    ((every,),) = answer(sampling, question)
+    names = [m.name for m in METRICS if m.of_operands]
+    assert len(names) == 3
+    monkeypatch.delattr(Trial, "outcome")
+    for name in names:
+        ((found,),) = answer(sampling, replace(question, metric=name))
+        assert found == [f for f in every if f.metric == name]
+
+
 def test_questions_on_the_same_data_are_answered_together():
     """Tensors are drawn once for all questions on them, the longest first, and answers come in the order asked."""
 
@@ -74,10 +93,31 @@ def test_questions_on_the_same_data_are_answered_together():
     about = toy(PLAIN)
     long, short = sorted({g for g, _ in about.trials}, key=lambda g: -g.k)[:2]
     with ThreadPoolExecutor(1) as executor:
-        ask = asker(Sampling(rows=5), executor)
+        ask = asker(Sampling(rows=5), executor, executor)
         found = ask([Counted(about, g, t) for g, t in ((short, "normal"), (long, "normal"), (short, "normal"))])
         assert together == [([long.k], 5), ([short.k] * 2, 5)]
         assert [f[0][0].value for f in found] == [short.k, long.k, short.k]
         together.clear()
         ask([Counted(about, short, t) for t in ("normal", "uniform")])
         assert together == [([short.k], 5)] * 2
+
+
+def test_questions_that_leave_something_in_memory_are_answered_in_this_process():
+    """They go to this process's threads, together with others on the same data; the rest goes to the pool."""
+
+    class Named(Question):
+        @property
+        def here(self):
+            return self.base is not None
+
+        @classmethod
+        def answers(cls, questions, sampling):
+            return [current_thread().name[:4]] * len(questions)
+
+    about = toy(PLAIN)
+    (gemm, tensors), *_ = about.trials
+    with ThreadPoolExecutor(1, "pool") as pool, ThreadPoolExecutor(1, "here") as here:
+        ask = asker(Sampling(), pool, here)
+        asked = [Named(about, gemm, tensors), Named(about, gemm, tensors, "software"), Named(about, gemm, "other")]
+        assert ask(asked) == ["here", "here", "pool"]
+        assert ask(asked[:1]) == ["pool"]

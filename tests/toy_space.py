@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from codesign.explore.run import BATCH, Runner, SerialExecutor, cores, dask, work
+from codesign.explore.load import parse_space
+from codesign.explore.run import ALONE, BATCH, Runner, cores, dask, work
 from codesign.explore.search import Search
-from codesign.explore.space import parse_space
 from codesign.explore.store import Store
 from codesign.explore.table import rows
 from codesign.figures.rows import as_csv
@@ -81,13 +81,14 @@ class Counting:
 
 def alone():
     """This process as an executor."""
-    return nullcontext((SerialExecutor(), 1))
+    return nullcontext(ALONE)
 
 
 def points_of(folder, text=TEXT, by=toy, size=BATCH, start=alone):
     """Explore a toy in a folder; return its space, its base and its points."""
     made, base = space(text)
-    return made, base, Search(made, base, Runner(Store(Path(folder)), start, size, by)).run()
+    with Runner(Store(Path(folder)), start, size, by) as runner:
+        return made, base, Search(made, base, runner).run()
 
 
 def explored(folder, text=TEXT, by=toy, size=BATCH, start=alone):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -53,6 +53,7 @@ def explore(
 
     Results are files: a killed command resumes where it stopped, and a larger space computes only what is new. `work`
     computes for others, on any machine that sees the folder. `export` prints the proposal of a point. --csv has all points.
+    Exit code 1 if a point failed by a fault of codesign.
     """
     from codesign.explore import run
     from codesign.explore.store import Store
@@ -74,11 +75,13 @@ def explore(
             done = run.work(Store(Path(more[0]), keys_only=True), idle, progress.update, size=size)
         print(f"{done} results", file=sys.stderr)
         return 0
+    if dask is not None and workers:
+        raise InputError.of("--dask and --workers are two ways to compute", "one of them")
     if more:
         raise InputError.of(f"a space takes no further argument, but there is `{more[0]}`", "one space at a time")
+    from codesign.explore.load import load_space
     from codesign.explore.page import KIND, write
     from codesign.explore.search import Search
-    from codesign.explore.space import load_space
     from isa_model.output_files import check_folder, untracked
     from isa_model.processes import cores
 
@@ -86,14 +89,17 @@ def explore(
     check_folder(out / space.space, KIND)
     store, count = Store(out), processes or cores()
 
-    def start() -> AbstractContextManager[Any]:
+    def start() -> AbstractContextManager[run.Workers]:
         return run.cores(count) if dask is None else run.dask(None if dask == "local" else dask, count)
 
-    with Progress(f"exploring {space.space}") as progress:
-        runner = run.Runner(store, None if workers else start, size)
+    with (
+        Progress(f"exploring {space.space}") as progress,
+        run.Runner(store, None if workers else start, size) as runner,
+    ):
         points = Search(space, base, runner, progress.phase).run()
         progress.phase("writing the report")
-        page = write(space, base, points, out / space.space)
+        with store.told():
+            page = write(space, base, points, out / space.space)
     if out == FOLDER:
         untracked(out)
     _show(space, points, form)
@@ -103,7 +109,7 @@ def explore(
 
 def _show(space: Space, points: list[Point], form: Form) -> None:
     """Print the front as a table, or all points as data."""
-    from codesign.explore.page import headline, interval
+    from codesign.explore.page import counts, headline, interval
     from codesign.explore.table import rows
 
     if form != "table":
@@ -115,6 +121,6 @@ def _show(space: Space, points: list[Point], form: Form) -> None:
         head = " | ".join(["point", *space.axes, *(f"{name}:" for name in space.objectives)])
         shown = ([p.name, *map(str, p.settings.values()), *map(interval, p.values.values())] for p in front)
         console().print(table(head, shown))
-    for point in points:
-        if point.status == "failed":
-            print(f"failed: {point.label}: {point.note}", file=sys.stderr)
+    for status, count, example in counts(space, points):
+        if status in ("not known", "no proposal", "failed"):
+            print(f"{status}: {count}, such as {example}", file=sys.stderr)

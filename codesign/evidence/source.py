@@ -29,7 +29,7 @@ class Subject:
     proposal: Proposal
     sampling: Sampling = field(default_factory=Sampling)
     executor: Executor | None = None
-    """Pool of threads; `evaluate` always gives one."""
+    """Pool of processes; `evaluate` always gives one."""
     train: bool = False
     """True if training runs of a minute or two may be made."""
     model: bool = False
@@ -70,6 +70,11 @@ class Question:
     def data(self) -> Hashable:
         """Value that is equal for questions on the same tensors, which are drawn once for all of them."""
         return type(self), self.gemm, self.tensors, self.fresh
+
+    @property
+    def here(self) -> bool:
+        """True if the question must be answered in this process, since it leaves something in memory for another one."""
+        return False
 
     def sampled(self, sampling: Sampling) -> Sampling:
         """Return the sampling of this question, given that of the evaluation."""

@@ -10,12 +10,14 @@ from typing import Any
 import yaml
 
 from codesign.explore import picture, table
+from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import Surface, surfaces
 from codesign.explore.points import ObjectiveFigure, Point, knee
 from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
 from codesign.figures.rows import as_csv, as_parquet
+from codesign.proposal.parts import Value
 from codesign.report.write import environment
 from isa_model.output_files import write_folder
 
@@ -44,7 +46,6 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
     on = [p for p in points if p.status == "front"]
     on.sort(key=lambda p: [v.value or 0.0 for v in reversed(list(p.values.values()))])
     found = list(surfaces(space, points))
-    patches = {name: {str(v): patch for v, patch in axis.patches.items()} for name, axis in space.axes.items()}
     script = picture.script()
     drawn: dict[str, Any] = {
         "space": space,
@@ -56,13 +57,16 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
         "headings": [picture.heading(name, o) for name, o in space.objectives.items()],
         "interval": interval,
         "surfaces": found,
-        "counts": list(_counts(space, points)),
+        "assumptions": list(assumptions(space, points)),
+        "counts": list(counts(space, points)),
         "method": list(_method(space, points)),
         "yaml": yaml.safe_dump(space.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=120),
         "script_code": script,
     }
     if script:
         drawn["spec"] = picture.embedded(picture.interactive(space, points))
+        taken = {name: {p.settings[name] for p in points} for name in space.axes}
+        patches = {n: {str(v): x.patches[v] for v in x.choices if v in taken[n]} for n, x in space.axes.items()}
         parts = {"base": proposal_data(base.data, space), "axes": patches, "name": space.space}
         drawn["parts"] = picture.embedded(parts)
     template = (Path(__file__).with_name("page.html.j2")).read_text(encoding="utf-8")
@@ -95,14 +99,21 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
         taken = [v for v in axis.choices if any(p.settings[name] == v for p in on)]
         never = [v for v in axis.choices if v not in taken]
         if on and never and len(taken) <= max(len(never), 1):
-            yield f"All points of the front have {name} = {'; or '.join(map(str, taken))}."
+            yield f"All points of the front have {name} = {_either(taken)}."
         elif on and never:
-            yield f"No point of the front has {name} = {'; or '.join(map(str, never))}."
+            yield f"No point of the front has {name} = {_either(never)}."
     for surface in found:
         yield from surface.sentences
     for name in space.objectives:
         if predicted := sum(p.values[name].source.startswith("predicted") for p in on):
             yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
+
+
+def _either(values: Sequence[Value]) -> str:
+    """Return values as alternatives in a sentence; names of some hold commas."""
+    *words, last = map(str, values)
+    comma, other = ("; ", "; or ") if any("," in word for word in (*words, last)) else (", ", " or ")
+    return f"{comma.join(words)}{other}{last}" if words else last
 
 
 def interval(value: ObjectiveFigure) -> str:
@@ -115,7 +126,7 @@ def interval(value: ObjectiveFigure) -> str:
     return f"{text} [{value.low:.3g}, {'∞' if value.high is None else f'{value.high:.3g}'}]"
 
 
-def _counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, str]]:
+def counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, str]]:
     """Yield each state with its number of points and an example of the reason."""
     for status in ("front", "dominated", "screened out", "breaks a bound", "not known", "no proposal", "failed"):
         some = [p for p in points if p.status == status]

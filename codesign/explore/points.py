@@ -220,10 +220,9 @@ def judge(space: Space, points: Sequence[Point]) -> None:
 
 
 def knee(space: Space, points: Sequence[Point]) -> Point | None:
-    """Return the point of the front farthest from the line between its ends, on logarithmic axes; None with under three points.
+    """Return the point of the front nearest to the best value of each objective, on logarithmic axes; None for under three.
 
-    With more than two objectives, the one nearest to the best value of each. (Branke et al., Finding Knees in Multi-Objective
-    Optimization, 2004, discusses such rules.)
+    Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses such rules.
     """
     import numpy as np
 

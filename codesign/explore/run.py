@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
 from codesign.evidence.sampling import MOST_SEEDS
 from codesign.explore.space import Base, Settings, Space
-from codesign.explore.store import Store, batch_name
-from codesign.explore.task import Result, Task, compute, tasks
+from codesign.explore.store import Full, Store, batch_name
+from codesign.explore.task import Result, Task, compute, evaluator, tasks
+from codesign.figures.metric import kind_of
 from isa_model.diagnostics import InputError, Unavailable
 from isa_model.input_files import MIB, parse_json, read_bytes, reason
 from isa_model.stage import Spec
@@ -28,6 +31,8 @@ BATCH = 32
 """Tasks of a batch: one claim, one pack of results. Larger ones for more workers (docs/explore.md)."""
 MOST_ROUND = 1024 * MIB
 """Bytes of the file of a round that are read."""
+PAUSE = 0.5
+"""Seconds between two looks at what other processes have done."""
 TRIES = 3
 """Times that a batch is begun before a process that dies with it is taken to be the batch's fault."""
 
@@ -40,7 +45,10 @@ class Keyed(Protocol):
 
 
 Work = TypeVar("Work", bound=Keyed)
+Tell = Callable[[int, int], None]
 Compute = Callable[[Sequence[Any]], list[Result]]
+Workers = tuple[Executor, Callable[[], int]]
+"""An executor, and how many batches it takes at a time, which may grow."""
 
 
 class Round(Spec):
@@ -54,61 +62,18 @@ class Round(Spec):
     kinds: tuple[str, ...] = ()
     """Kinds of evidence; empty: all that the objectives need."""
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version of what computes each kind of evidence."""
+        kinds = self.kinds or {kind_of(o.metric) for o in self.space.objectives.values()}
+        return {kind: evaluator(kind) for kind in sorted(kinds)}
+
     def tasks(self) -> list[Task]:
         """Return the tasks of all points, those on the same tensors one after the other."""
         sampling = self.space.sampling.model_copy(update={"seeds": tuple(range(self.seeds))})
         settings: list[Settings] = [dict(zip(self.space.axes, values, strict=True)) for values in self.points]
         found = {t.key: t for s in settings for t in tasks(self.space, self.base, s, sampling, self.kinds)}
         return sorted(found.values(), key=lambda t: (t.kind, t.workload or "", t.tensors or ""))
-
-
-@contextmanager
-def cores(processes: int) -> Iterator[tuple[Executor, int]]:
-    """Yield an executor over processes of this machine, and how many batches it takes at a time."""
-    from isa_model.processes import pool
-
-    if processes == 1:
-        yield SerialExecutor(), 1
-        return
-    with pool(processes) as executor:
-        yield executor, processes + 1
-
-
-@contextmanager
-def dask(address: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
-    """Yield an executor over the workers of a Dask scheduler: at an address, in a scheduler file, or started here.
-
-    Raises Unavailable without the extra `explore`, InputError if no scheduler answers.
-    """
-    try:
-        from importlib import import_module
-
-        distributed: Any = import_module("distributed")
-    except ImportError:
-        raise Unavailable("Dask is not installed: pip install 'codesign[explore]'") from None
-    cluster = None
-    try:
-        if address is None:
-            cluster = distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0")
-            cluster.adapt(minimum=1, maximum=processes)
-            client = distributed.Client(cluster)
-        elif Path(address).is_file():
-            client = distributed.Client(scheduler_file=address)
-        else:
-            client = distributed.Client(address)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise InputError.of(
-            f"no Dask scheduler at {address}: {error}", "tcp://HOST:8786, or its scheduler file"
-        ) from None
-    try:
-        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
-        with client, client.get_executor(retries=TRIES, pure=False) as executor:
-            yield executor, 4 * max(processes, sum(client.nthreads().values()))
-    except (CancelledError, distributed.KilledWorker) as error:  # the scheduler was killed, or too many workers
-        raise BrokenExecutor(str(error)) from None
-    finally:
-        if cluster is not None:
-            cluster.close()
 
 
 class SerialExecutor(Executor):
@@ -123,42 +88,92 @@ class SerialExecutor(Executor):
         return future
 
 
+ALONE: Workers = SerialExecutor(), lambda: 1
+"""This process alone."""
+
+
+@contextmanager
+def cores(processes: int) -> Iterator[Workers]:
+    """Yield an executor over processes of this machine."""
+    from isa_model.processes import pool
+
+    if processes == 1:
+        yield ALONE
+        return
+    with pool(processes) as executor:
+        yield executor, lambda: processes + 1
+
+
+@contextmanager
+def dask(address: str | None, processes: int) -> Iterator[Workers]:
+    """Yield an executor over the workers of a Dask scheduler: at an address, in a scheduler file, or started here.
+
+    Raises InputError if no scheduler answers.
+    """
+    distributed: Any = import_module("distributed")
+    cluster = None
+    try:
+        if address is None:
+            cluster = distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0")
+            cluster.adapt(minimum=1, maximum=processes)
+            client = distributed.Client(cluster)
+        else:
+            file = Path(address)
+            client = distributed.Client(
+                str(parse_json(read_bytes(file, MIB))["address"]) if file.is_file() else address
+            )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError.of(
+            f"no Dask scheduler at {address}: {error}", "tcp://HOST:8786, or its scheduler file"
+        ) from None
+    try:
+        print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
+        with client, client.get_executor(retries=TRIES, pure=False) as executor:
+            yield executor, lambda: 4 * max(processes, sum(client.nthreads().values()))
+    except (CancelledError, OSError, distributed.KilledWorker) as error:
+        # The scheduler was killed, or too many workers.
+        raise BrokenExecutor(str(error)) from None
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
 def fulfil(
     store: Store,
     wanted: Sequence[Work],
-    executor: Executor | None,
-    width: int,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    workers: Workers,
+    tell: Tell = lambda done, total: None,
     by: Compute = compute,
     size: int = BATCH,
-    pause: float = 0.5,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Compute what the store lacks, until it has all of `wanted`; return the reason for each task that failed.
 
-    Batches that another process holds are left to it, and taken over if it dies. Without an executor everything is left to
-    others. Raises BrokenExecutor if a process of the executor dies, InputError if results cannot be written.
+    Batches that another process holds are left to it, and taken over if it dies. Tasks `known` to fail are not tried again.
+    Raises BrokenExecutor if a process of the executor dies, InputError if results cannot be written.
     """
+    executor, width = workers
     store.refresh()
     parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
     first = int(batch_name([store.owner]), 16) % max(len(parts), 1)  # processes begin at different batches
     waiting = {batch_name(t.key for t in part): part for part in (*parts[first:], *parts[:first])}
     running: dict[Future[list[Result]], str] = {}
-    failed: dict[str, str] = {}
+    failed = dict(known)
     tried: dict[str, float] = {}
     """When a batch that another process holds is looked at again."""
     try:
         while waiting or running:
-            now, before = time.monotonic(), len(waiting)
-            again = pause * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
+            now, before, most = time.monotonic(), len(waiting), width()
+            again = PAUSE * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
             for name in list(waiting):
-                if executor is not None and len(running) >= width:
+                if len(running) >= most:
                     break
                 if tried.get(name, now) > now:
                     continue
                 todo = [t for t in waiting[name] if t.key not in store.results and t.key not in failed]
                 if not todo:
                     del waiting[name]
-                elif executor is None or not store.claim(name):
+                elif not store.claim(name):
                     tried[name] = now + again
                 else:
                     store.refresh()  # the batch may have been done by who held the claim before
@@ -179,49 +194,82 @@ def fulfil(
             if waiting and not done:
                 store.refresh()
     finally:
-        for future, name in running.items():
+        for future in running:
             future.cancel()
-            store.release(name)
+        store.release_all()
+    return failed
+
+
+def awaited(store: Store, wanted: Round, todo: Sequence[Task], tell: Tell) -> dict[str, str]:
+    """Leave a round to plain workers, and wait until they have done it; return the reason for each task that failed."""
+    failed: dict[str, str] = {}
+    with store.opened({"round": wanted.model_dump(mode="json"), "versions": wanted.versions}) as path:
+        left = list(todo)
+        while left := [t for t in left if t.key not in store.results and t.key not in failed]:
+            tell(len(todo) - len(left), len(todo))
+            time.sleep(PAUSE)
+            store.refresh()
+            failed = store.failures(path)
     return failed
 
 
 class Runner:
-    """A way to compute rounds, and the reasons for the tasks that failed."""
+    """A way to compute rounds, and the reasons for the tasks that failed. As a context, it ends its processes."""
 
-    def __init__(self, store: Store, start: Callable[[], Any] | None, size: int = BATCH, by: Compute = compute) -> None:
-        """`start` returns a context manager of an executor and its width; None leaves everything to plain workers."""
+    def __init__(
+        self,
+        store: Store,
+        start: Callable[[], AbstractContextManager[Workers]] | None,
+        size: int = BATCH,
+        by: Compute = compute,
+    ) -> None:
+        """`start` returns a context manager of an executor; None leaves everything to plain workers."""
         self.store, self.start, self.size, self.by = store, start, size, by
-        self.tell: Callable[[int, int], None] = lambda done, total: None
+        self.tell: Tell = lambda done, total: None
         self.failed: dict[str, str] = {}
+        self._open = ExitStack()
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def complete(self, wanted: Round) -> None:
-        """Compute a round. Raises Unavailable if processes keep dying, InputError if results cannot be written."""
+        """Compute a round. Raises Unavailable if processes keep dying or the disk is full, InputError if the folder refuses."""
         todo = wanted.tasks()
         self.store.refresh()
         if all(t.key in self.store.results for t in todo):
             return
         if self.start is None:
-            with self.store.opened(wanted.model_dump(mode="json")):
-                self.failed |= fulfil(self.store, todo, None, 0, self.tell, size=self.size)
+            self.failed |= awaited(self.store, wanted, todo, self.tell)
             return
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
             try:
-                with self.start() as (executor, width):
-                    self.failed |= fulfil(self.store, todo, executor, width, self.tell, self.by, self.size)
+                with self._open:  # the processes end here unless the next round takes them over
+                    self._workers = self._workers or self._open.enter_context(self.start())
+                    self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, self.size)
+                    self._open = self._open.pop_all()
                 return
-            except (BrokenExecutor, Unavailable) as error:  # a process was killed: its batch is computed again
-                if attempt + 1 == TRIES or "installed" in str(error):
-                    raise Unavailable(
-                        "worker processes keep being killed, probably for lack of memory; results so far are kept"
-                    ) from None
+            except Full:
+                raise
+            except (BrokenExecutor, Unavailable):  # a process was killed: its batch is computed again
+                self._workers = None
+        raise Unavailable("worker processes keep being killed, probably for lack of memory; results so far are kept")
 
 
-def _read(path: Path) -> list[Task]:
-    """Return the tasks of a round; none of one that was just completed. Raises InputError for what is no round."""
+def _read(path: Path) -> tuple[list[Task], bool]:
+    """Return the tasks of a round, and whether this version computes them as its driver's does.
+
+    There are none of a round that was just completed. Raises InputError for what is no round.
+    """
     try:
-        return Round.model_validate(parse_json(read_bytes(path, MOST_ROUND))).tasks()
+        content = parse_json(read_bytes(path, MOST_ROUND))
+        wanted = Round.model_validate(content["round"])
+        return wanted.tasks(), content["versions"] == wanted.versions
     except FileNotFoundError:
-        return []
+        return [], True
     except (OSError, ValueError, LookupError, TypeError) as error:
         said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
         hint = "the driver's version of codesign; a file that no driver wrote can be removed"
@@ -233,20 +281,27 @@ def _read(path: Path) -> list[Task]:
 def work(
     store: Store,
     idle: float,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    tell: Tell = lambda done, total: None,
     by: Compute = compute,
     size: int = BATCH,
 ) -> int:
     """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return how many."""
     ended = time.monotonic() + idle
     store.refresh()
-    before = len(store.results)
+    before, foreign = len(store.results), set[Path]()
     while time.monotonic() < ended:
         store.refresh()
         for path in store.rounds():
-            wanted = _read(path)
-            if any(t.key not in store.results for t in wanted):
-                fulfil(store, wanted, SerialExecutor(), 1, tell, by, size)
+            if path in foreign:
+                continue
+            wanted, ours = _read(path)
+            if not ours:
+                foreign.add(path)
+                print(f"{path} is of another version of codesign or numpy, and is left to its workers", file=sys.stderr)
+                continue
+            known = store.failures(path)
+            if any(t.key not in store.results and t.key not in known for t in wanted):
+                store.fail(path, fulfil(store, wanted, ALONE, tell, by, size, known))
                 ended = time.monotonic() + idle
         time.sleep(min(1.0, idle / 10))
     return len(store.results) - before

@@ -12,7 +12,7 @@ whose results are there already. That replaces a storage of the search's own sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from codesign.evidence.sampling import Sampling
@@ -44,8 +44,7 @@ class Search:
         if self.space.size <= self.space.budget.points or self._fits():
             self.visit(list(self.space.points()))
         else:
-            for _ in propose(self.space, self.visit):
-                pass
+            propose(self.space, self.visit)
         self._confirm()
         judge(self.space, list(self.points.values()))
         place = {name: {v: i for i, v in enumerate(axis.choices)} for name, axis in self.space.axes.items()}
@@ -114,8 +113,8 @@ class Search:
         return [known(self.space, self.base, s, *about) for s in settings]
 
 
-def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) -> Iterator[int]:
-    """Visit points that Optuna's TPE proposes until the budget is spent; yield the number of points after each generation.
+def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) -> None:
+    """Visit points that Optuna's TPE proposes until the budget is spent.
 
     Objectives are minimised together (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 73, 2022); a point
     that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`, InputError if no point drawn
@@ -145,10 +144,10 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
         for name, axis in space.axes.items()
     }
-    asked = 0
-    while len(seen) < budget.points and asked < MOST_ASKED * budget.points:
+    asked, most = 0, max(MOST_ASKED * budget.points, MOST_IN_VAIN)
+    while len(seen) < budget.points and asked < most:
         trials: list[tuple[Any, dict[str, Any]]] = []
-        while len(trials) < budget.generation and asked < MOST_ASKED * budget.points:
+        while len(trials) < budget.generation and asked < most:
             asked += 1
             trial = study.ask(choices)
             settings = {name: axis.choices[trial.params[name]] for name, axis in space.axes.items()}
@@ -170,4 +169,3 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
                 continue
             trial.set_constraint("bounds", float(point.status != "not known"))
             study.tell(trial, [float(v) for v in values])
-        yield len(seen)

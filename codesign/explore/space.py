@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from keyword import iskeyword
 from math import prod
-from os.path import isfile  # as that of Path, but False for names that no file can have
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from codesign.evidence.sampling import COLUMNS, MOST_SEEDS, ROWS, Sampling
 from codesign.explore.conditions import compiled
 from codesign.figures.metric import Metric, metric_named
-from codesign.proposal.load import parse_proposal
 from codesign.proposal.parts import MOST, Claim, Few, Once, SourceName, Value, by_name
-from codesign.proposal.proposal import Proposal
-from codesign.proposal.shipped import proposal_file
-from codesign.workloads.gemms import select
-from isa_model.diagnostics import SLUG, Document, InputError, Problem, at, closest, read_yaml
-from isa_model.explain import explain
+from isa_model.diagnostics import SLUG, InputError, Problem, at
 from isa_model.library import changed, raw
 from isa_model.stage import Spec
 
@@ -53,7 +45,7 @@ class Axis(Spec):
     """Dotted path of the field in the proposal, such as `change.stages.fuse.fraction_bits`."""
     values: Annotated[tuple[Value, ...], Few, Once] = ()
     """Values of the field, in the order of tables."""
-    range: tuple[int, int] | tuple[int, int, int] | None = None
+    range: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None = None
     """First and last value of the field, and the step between them (default 1), in place of `values`."""
     alternatives: dict[Value, dict[str, Any]] = Field(default_factory=dict, max_length=MOST)
     """Changes of the proposal by name, in place of a field: mappings merge, other values replace, null too."""
@@ -75,8 +67,8 @@ class Axis(Spec):
     def choices(self) -> tuple[Value, ...]:
         """Values that the axis takes, in order."""
         if self.range is not None:
-            first, last, *step = self.range
-            return tuple(range(first, last + 1, *step))
+            first, last, step = (*self.range, 1)[:3]
+            return tuple(range(first, last + 1, step))
         return self.values or tuple(self.alternatives)
 
     @cached_property
@@ -110,9 +102,11 @@ class Axis(Spec):
             shown.add(str(value))
         if self.range is not None:
             first, last, step = (*self.range, 1)[:3]
-            if step < 1 or not first <= last or (last - first) // step >= MOST_VALUES:
+            if step < 1 or not first <= last:
                 message = "a range has a first value, a last one that is not below it, and a step of 1 or more"
                 raise at("range", message=message, hint="[10, 25] or [64, 512, 64]")
+            if (count := (last - first) // step + 1) > MOST_VALUES:
+                raise at("range", message=f"a range of {count} values; at most {MOST_VALUES}", hint="a larger step")
         return self
 
 
@@ -238,12 +232,17 @@ class Space(Spec):
                         why = taken.get(column, "a word of Python, which conditions cannot name")
                         raise at(kind, name, message=f"`{column}` is {why}", hint="another name")
                     taken[column] = f"the name of another column, that of `{name}`"
+        fields = {name: f"{axis.field}." for name, axis in self.axes.items() if axis.field}
+        for one, other in combinations(fields, 2):
+            if fields[one].startswith(fields[other]) or fields[other].startswith(fields[one]):
+                message = f"the axis `{one}` varies it, too"
+                raise at("axes", other, "field", message=message, hint="one axis, or `alternatives` of both fields")
         for i, condition in enumerate(self.where):
             compiled(condition, *self._names, i)
         return self
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
+# -- points as proposals -----------------------------------------------------------------------------------------------
 
 
 class Base(Spec):
@@ -252,41 +251,6 @@ class Base(Spec):
     name: str
     """Name of its file, for files that it names."""
     data: dict[str, Any]
-
-
-def load_space(path: str | Path) -> tuple[Space, Base]:
-    """Return the space in a YAML file, and its base. Raises InputError with every fault of the file."""
-    return parse_space(read_yaml(path))
-
-
-def parse_space(document: Document) -> tuple[Space, Base]:
-    """Return the space in a document, and its base. Raises InputError with every fault of the document."""
-    try:
-        space = Space.model_validate(document.data)
-    except ValidationError as error:
-        raise InputError(explain(document, error, Space, document.data)) from None
-    beside = Path(document.name).parent / space.base
-    try:
-        base = read_yaml(beside if isfile(beside) else proposal_file(space.base))
-        parse_proposal(base)
-    except InputError as error:
-        raise InputError(
-            [document.problem(("base",), p.message if not p.line else str(p), p.hint) for p in error.problems]
-        ) from None
-    about = {"workloads": space.workloads, "tensors": space.tensors}
-    data = written({k: v for k, v in base.data.items() if k != "sweep"}, space.change)
-    data |= {name: list(value) for name, value in about.items() if value is not None}
-    found = Base(name=base.name, data=data)
-    problems = [*_own_problems(document, space, found), *_field_problems(document, space, found)]
-    try:
-        problems = problems or [*_value_problems(document, space, found)]
-        if not problems and space.size <= MOST_COUNTED and not any(True for _ in space.points()):
-            problems = [document.problem(("where",), "no point keeps these conditions", "drop one of them")]
-    except InputError as error:  # a condition that cannot be computed
-        problems = [document.problem(p.path, p.message, p.hint) for p in error.problems]
-    if problems:
-        raise InputError(problems)
-    return space, found
 
 
 def written(data: Any, patch: Any) -> Any:
@@ -314,86 +278,6 @@ def specification(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(change, dict):
         raise InputError([Problem("", 0, 0, "`change` is no mapping", "`change: {stages: ...}`", path=("change",))])
     return changed(raw(base), change)
-
-
-def _own_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield the problems of the space's own workloads and tensors with the base, and of what no axis can put right."""
-    try:
-        parse_proposal(Document(base.name, proposal_data(base.data, space), []))
-    except InputError as error:
-        for field in space.change.keys() - Proposal.model_fields.keys():
-            hint = "the instruction's own are in `change`: `change: {change: {...}}`"
-            yield document.problem(("change", field), f"a proposal has no field `{field}`", hint)
-        for p in error.problems:
-            if p.path[:1] and p.path[0] in PROSE and ("change", p.path[0]) in document.keys:
-                yield document.problem(("change", *p.path), p.message, p.hint)
-            elif p.path[:1] in (("workloads",), ("tensors",)):
-                own = [(key,) for key in ("workloads", "tensors") if (key,) in document.keys]
-                place = p.path if p.path[:1] in own else (own or [("base",)])[0]
-                yield document.problem(place, p.message, p.hint)
-    for name, objective in space.objectives.items():
-        try:
-            select(objective.workload) if objective.workload else None
-        except InputError as error:
-            yield document.problem(("objectives", name, "workload"), error.problems[0].message, error.problems[0].hint)
-
-
-def _field_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield a problem for each axis whose field the base's instruction does not have."""
-    try:
-        spec = specification(base.data)
-    except InputError as error:
-        for p in error.problems:
-            place = ("change", *p.path) if p.path in (("base",), ("change",)) else ("change",)
-            yield document.problem(place, p.message, p.hint)
-        return
-    with suppress(InputError):  # with the fields that the base leaves out
-        proposal = parse_proposal(Document(base.name, proposal_data(base.data, space), []))
-        spec = written(proposal.proposed().model_dump(), spec)
-    for name, axis in space.axes.items():
-        steps = (axis.field or "").split(".")
-        node: Any = spec
-        for i, step in enumerate(steps[1:] if steps[0] == "change" else ()):
-            if not isinstance(node, dict) or step not in node:
-                known = list(node) if isinstance(node, dict) else []
-                close = closest(step, known)
-                hint = f"did you mean `{'.'.join([*steps[: i + 1], close, *steps[i + 2 :]])}`?" if close else ""
-                where = ".".join(steps[1 : i + 1]) or "the instruction"
-                fields = f"fields there: {', '.join(known) or 'none'}"
-                yield document.problem(("axes", name, "field"), f"no field `{step}` in {where}", hint or fields)
-                break
-            node = node[step]
-
-
-def _value_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield a problem for each axis none of whose values gives a proposal, the others at their first or last values.
-
-    If some of these axes give none on the base alone either, the others are not to blame.
-    """
-    ends = [{name: axis.choices[end] for name, axis in space.axes.items()} for end in (0, -1)]
-    faults = {
-        name: fault
-        for name, axis in space.axes.items()
-        if (fault := _fault(space, base, (o | {name: v} for v in axis.choices[:MOST] for o in ends)))
-    }
-    alone = [name for name in faults if _fault(space, base, ({name: v} for v in space.axes[name].choices[:MOST]))]
-    for name in alone or faults:
-        for p in faults[name].problems:
-            yield document.problem(("axes", name), f"no value gives a proposal: {p.message}", p.hint)
-
-
-def _fault(space: Space, base: Base, every: Iterable[Settings]) -> InputError | None:
-    """Return what is wrong with the first of some settings, or None if one of them gives a proposal or all are left out."""
-    fault: InputError | None = None
-    for settings in every:
-        if len(settings) == len(space.axes) and not space.allows(settings):
-            continue
-        try:
-            parse_proposal(Document(base.name, proposal_data(patched(space, base, settings), space), []))
-            return None
-        except InputError as error:
-            fault = fault or error
-    return fault
 
 
 def proposal_data(data: dict[str, Any], space: Space, name: str = "point", title: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     points/a/<hash>.jsonl    results, a line each: written whole under a name of their own content, never changed
     claims/ab/<batch>        a batch that some process works on; its time of change is a heartbeat
-    queue/<round>.json       points that plain workers should compute (`run.py`)
+    queue/<round>.json       points that plain workers should compute (`run.py`), and <round>.<hash>.failed: those they cannot
 
 Results alone decide what is done, and every process computes the same bytes for the same key. Claims only spare work: if one is
 lost, or two processes hold it, a batch is computed twice and its results are the same. A killed process loses the batches that
@@ -12,13 +12,14 @@ files, and a process writes, claims and releases once in many results.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os.path import isdir  # as that of an entry, but False for links that go round
 from pathlib import Path
@@ -32,7 +33,7 @@ from uuid import uuid4
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from isa_model.diagnostics import InputError
+from isa_model.diagnostics import InputError, Unavailable
 from isa_model.input_files import MIB, read_bytes, reason
 
 STALE = 300.0
@@ -58,6 +59,11 @@ class _Result(TypedDict):
 
 
 _RESULT = TypeAdapter(_Result)
+_FAILURES = TypeAdapter(dict[str, str])
+
+
+class Full(Unavailable):
+    """A folder of results has no room left."""
 
 
 class Store:
@@ -83,12 +89,16 @@ class Store:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Raise InputError for every OSError in the block: no room, no right, no folder."""
+        """Raise InputError for what the folder refuses in the block, such as a missing right, and Full if it has no room."""
         try:
             yield
-        except OSError as error:
-            hint = "results so far are kept; the same command goes on with them"
-            raise InputError.of(f"cannot write in {self.folder}: {reason(error)}", hint) from None
+        except (OSError, Unavailable) as error:
+            why, hint = str(error), "results so far are kept; the same command goes on with them"
+            if isinstance(error, OSError):
+                why = reason(error)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
+            raise Full(f"cannot use {self.folder}: {why}; {hint}") from None
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -142,7 +152,14 @@ class Store:
 
     def release(self, batch: str) -> None:
         """Give up the claim on a batch."""
-        path = self.folder / "claims" / batch[:2] / batch
+        self._give_up(self.folder / "claims" / batch[:2] / batch)
+
+    def release_all(self) -> None:
+        """Give up every claim of this process."""
+        for path in list(self._held):
+            self._give_up(path)
+
+    def _give_up(self, path: Path) -> None:
         self._held.discard(path)
         with suppress(OSError):
             path.unlink()
@@ -155,6 +172,9 @@ class Store:
             return False
         try:
             os.write(handle, self.owner.encode())
+        except OSError:  # a claim without an owner would wait until it is stale
+            path.unlink()
+            raise
         finally:
             os.close(handle)
         return True
@@ -213,15 +233,39 @@ class Store:
             return sorted((self.folder / "queue").glob("*.json"))
 
     @contextmanager
-    def opened(self, content: Any) -> Iterator[None]:
-        """Keep a round open for plain workers during the block."""
+    def opened(self, content: Any) -> Iterator[Path]:
+        """Keep a round open for plain workers during the block, and yield its file.
+
+        After an error it stays open: workers complete it, and the next run of its driver closes it.
+        """
         text = json.dumps(content).encode()
         path = self.folder / "queue" / f"{_name(text)}.json"
         with self.told():
+            self._forget_failures(path)
             write_atomically(path, text)
-        yield
+        yield path
         with suppress(OSError):
             path.unlink()
+            self._forget_failures(path)
+
+    def fail(self, path: Path, failed: Mapping[str, str]) -> None:
+        """Tell the driver of a round which tasks failed, and why."""
+        if failed and path.exists():
+            text = json.dumps(failed, sort_keys=True).encode()
+            with self.told():
+                write_atomically(path.with_name(f"{path.stem}.{_name(text)}.failed"), text)
+
+    def failures(self, path: Path) -> dict[str, str]:
+        """Return the tasks of a round that workers could not compute, each with the reason."""
+        found: dict[str, str] = {}
+        for file in path.parent.glob(f"{path.stem}.*.failed"):
+            with suppress(OSError, ValueError):
+                found |= _FAILURES.validate_json(read_bytes(file, MOST_PACK))
+        return found
+
+    def _forget_failures(self, path: Path) -> None:
+        for file in path.parent.glob(f"{path.stem}.*.failed"):
+            file.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from codesign.explore.points import Point
-from codesign.explore.space import Base, Settings, Space, patched, proposal_data
+from codesign.explore.space import PARTS, Base, Settings, Space, patched, proposal_data
 from codesign.figures.rows import Row
 from isa_model.diagnostics import InputError, suggest
 from isa_model.input_files import MIB, parse_json, read_text, reason
@@ -31,7 +31,7 @@ def rows(space: Space, points: Sequence[Point]) -> list[Row]:
         }
         for name in space.objectives:
             value = point.values.get(name)
-            for part in ("value", "low", "high", "kind", "where", "source"):
+            for part in ("value", *PARTS):
                 column = name if part == "value" else f"{name}_{part}"
                 row[column] = None if value is None else getattr(value, part)
         row["seeds"] = point.seeds
@@ -59,6 +59,7 @@ def as_json(space: Space, base: Base, points: Sequence[Point]) -> str:
 def exported(folder: Path, name: str) -> str:
     """Return the proposal file of a point, by its name, from the spaces explored in a folder. Raises InputError for none."""
     known: list[str] = []
+    faults: list[InputError] = []
     for file in sorted(folder.glob("*/space.json")) + sorted(folder.glob("space.json")):
         try:
             data = parse_json(read_text(file, MOST_BYTES))
@@ -75,6 +76,8 @@ def exported(folder: Path, name: str) -> str:
         except (OSError, ValueError, LookupError, TypeError) as error:
             said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
             hint = "codesign explore SPACE writes it again"
-            raise InputError.of(f"{file} is no space that this version explored ({said[:200]})", hint) from None
+            faults.append(InputError.of(f"{file} is no space that this version explored ({said[:200]})", hint))
+    if faults:
+        raise faults[0]
     hint = suggest(name, known) or "the column `point` of table.csv has the names"
     raise InputError.of(f"{folder} has no point `{name}`", hint if known else "codesign explore SPACE first")

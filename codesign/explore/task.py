@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 CHEAP = ("cost", "bounds")
 """Kinds of evidence that need no samples; they are gathered first."""
+ALSO = {"timing": ("evidence/traffic", "../kernels"), "model": ("torch",), "training": ("torch",)}
+"""Folders behind a kind of evidence besides its own and those behind all kinds."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +130,19 @@ def evaluator(kind: str) -> str:
     """
     import numpy as np
 
-    home = Path(__file__).parent.parent
-    folders = [home.parent / "isa_model", *(home / name for name in ("workloads", "figures", "proposal", "verdicts"))]
-    folders += [home / "evidence" / name for name in dict.fromkeys((kind, "numerics"))]
     digest = hashlib.sha256(np.__version__.encode())
-    digest.update((home / "evidence" / "source.py").read_bytes() + Path(__file__).read_bytes())
-    for path in sorted(
-        p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h", ".yaml", ".json")
-    ):
+    for path in behind(kind):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def behind(kind: str) -> list[Path]:
+    """Return the files with the code and data that compute a kind of evidence."""
+    home = Path(__file__).parent.parent
+    common = ("../isa_model", "workloads", "figures", "proposal", "verdicts", "evidence/numerics")
+    folders = [home / name for name in (*common, f"evidence/{kind}", *ALSO.get(kind, ()))]
+    every = {path for folder in folders for path in folder.rglob("*")} | {*(home / "evidence").glob("*.py")}
+    return [*sorted(p for p in every if p.suffix != ".pyc" and p.is_file()), Path(__file__)]
 
 
 @cache

@@ -68,6 +68,8 @@ class Metric:
     """True if figures describe a layer's step, or a part of it that a claim names, instead of each GEMM."""
     of_sums: bool = False
     """True if the metric depends on the instruction's sums alone: on fraction bits, but not on quantisation."""
+    of_operands: bool = False
+    """True if the metric depends on the quantised operands alone, not on how the instruction sums their products."""
     swept: bool = False
     """True if each swept value has figures."""
     sampled: bool = False

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
+
+if TYPE_CHECKING:
+    from codesign.figures.figure import Figure
 
 BOTH = {"proposal": "with the proposal", "software": "with today's software"}
 """Words for the variants that a sentence compares by default."""

@@ -6,8 +6,10 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import current_process
 from typing import Any
 
 from codesign.commit import commit
@@ -23,7 +25,7 @@ from codesign.verdicts.questions import asker
 from codesign.verdicts.sensitivity import refine
 from codesign.verdicts.verdict import Verdict
 from isa_model.instruction import Instruction
-from isa_model.processes import threads
+from isa_model.processes import pool, threads
 from isa_model.stage import Spec
 
 SCHEMA_VERSION = 5
@@ -84,7 +86,10 @@ def evaluate(
     `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
     evidence: tuple[Evidence, ...] = ()
-    with threads() as executor:
+    with (
+        threads() as own,
+        nullcontext(own) if current_process().daemon else pool() as executor,
+    ):  # a daemon has no children
 
         def counting(doing: str) -> CountingExecutor:
             phase(doing, 0, 0)
@@ -94,7 +99,7 @@ def evaluate(
             subject = Subject(proposal, sampling, counting(source.doing), train, model, evidence)
             evidence += (source.gather(subject),)
         figures = tuple(figure for found in evidence for figure in found.figures)
-        ask = asker(sampling, counting("measuring again what decides"))
+        ask = asker(sampling, counting("measuring again what decides"), own)
         verdicts = refine(proposal, judge(proposal, figures, ask), figures, ask)
     proposed = proposal.proposed()
     return Result(

@@ -23,17 +23,26 @@ def answer(sampling: Sampling, *questions: Question) -> Sequence[Answer]:
     return questions[0].answers(questions, sampling)
 
 
-def asker(sampling: Sampling, executor: Executor) -> Ask:
-    """Return a function that answers questions on all cores; those on the same data are answered together."""
+def asker(sampling: Sampling, executor: Executor, own: Executor) -> Ask:
+    """Return a function that answers questions on all cores; those on the same data are answered together.
+
+    `own` has threads of this process, for questions that leave something in its memory.
+    """
 
     def ask(questions: Sequence[Question]) -> Sequence[Answer]:
         together: dict[Hashable, list[int]] = {}
         for i, question in enumerate(questions):
             together.setdefault(question.data, []).append(i)
         order = sorted(together.values(), key=lambda found: -questions[found[0]].gemm.k)  # the longest first
-        answers = executor.map(lambda found: answer(sampling, *(questions[i] for i in found)), order)
+        answers = []
+        for found in order:
+            asked = [questions[i] for i in found]
+            where = own if any(question.here for question in asked) else executor
+            answers.append(where.submit(answer, sampling, *asked))
         given = {
-            i: one for found, several in zip(order, answers, strict=True) for i, one in zip(found, several, strict=True)
+            i: one
+            for found, several in zip(order, answers, strict=True)
+            for i, one in zip(found, several.result(), strict=True)
         }
         return [given[i] for i in range(len(questions))]
 

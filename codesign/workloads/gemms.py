@@ -10,7 +10,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from codesign.workloads import tensor_file
 from isa_model.cast import Cast
 from isa_model.diagnostics import InputError, read_yaml, suggest
 
@@ -218,6 +217,8 @@ def own(name: str, file: Path, keys: Mapping[str, str | None]) -> dict[str, Gemm
 
     Raises InputError if the file or a tensor is missing, or if shapes do not agree.
     """
+    from codesign.workloads import tensor_file
+
     shapes = {role: tensor_file.entry(file, key).shape for role, key in keys.items() if key}
 
     def same(axes: Mapping[str, int], what: str) -> int:

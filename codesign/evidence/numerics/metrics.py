@@ -58,12 +58,14 @@ METRICS = (
         "numerics.quantisation_error",
         "quantisation error",
         "relative Frobenius error of the exact product of the quantised operands against that of the original ones",
+        of_operands=True,
     ),
     _metric(
         "numerics.quantisation_bias",
         "bias of quantisation",
         "part of the quantised operands' exact product along that of the original ones, less 1; negative shrinks results",
         better="zero",
+        of_operands=True,
     ),
     _metric(
         "numerics.relative_frobenius",
@@ -101,6 +103,7 @@ METRICS = (
         "underflow",
         "share of nonzero elements that are quantised to zero, for the operand with the larger share",
         share=True,
+        of_operands=True,
     ),
     _metric(
         "numerics.overflow_share",

@@ -71,9 +71,18 @@ class Multiplied(Question):
         """Value that is equal for questions on tensors of one source and length of K."""
         return type(self), drawn_together(self.gemm, self.tensors), self.fresh
 
+    @property
+    def here(self) -> bool:
+        """True if the question leaves its operands for the next one of a search."""
+        return self.held is not None
+
     def ruled(self) -> list[Compared]:
-        """Return the variants, each with its own rule of quantisation."""
-        return [c._replace(rule=c.rule or self.proposal.rule) for c in self.compared]
+        """Return the variants to compute, each with its rule of quantisation; with exact sums if the metric needs no others."""
+        exact = self.metric is not None and metric_named(self.metric).of_operands
+        return [
+            c._replace(rule=c.rule or self.proposal.rule, variant="exact" if exact else c.variant)
+            for c in self.compared
+        ]
 
     def figures(self, results: Results) -> Answer:
         """Return the figures of the variants for each level."""
@@ -153,8 +162,10 @@ class Numerics(Source):
             gemm is None or proposal.multiplies_as_today
         ):  # only the path changes, so the instruction has no parameter to try
             return None
-        question = replace(self._ask(proposal, claim, gemm, figure.tensors), held=Held())
-        search = of_bits if metric_named(claim.metric).of_sums else of_groups
+        of_sums = metric_named(claim.metric).of_sums
+        search = of_bits if of_sums else of_groups
+        # A search of groups asks everything at once, so that there is no next question.
+        question = replace(self._ask(proposal, claim, gemm, figure.tensors), held=Held() if of_sums else None)
         return search(proposal, f"{figure.tensors} data at K = {gemm.k}", lambda spec: multiplying(question, spec))
 
     def _ask(self, proposal: Proposal, claim: Claim, gemm: Gemm, tensors: str) -> Multiplied:
