@@ -360,6 +360,11 @@ def named(name: str) -> Format:
         raise InputError.of(f"format `{name}`: {fault['msg']}", fault.get("ctx", {}).get("hint", "")) from None
 
 
+def is_name(name: str) -> bool:
+    """Return whether a format has this name by itself, so that nobody else's may have it."""
+    return name in FORMATS or _fields_of(name) is not None
+
+
 @cache
 def _inline(name: str) -> Format:
     return Format(name=name, **(_fields_of(name) or {}))

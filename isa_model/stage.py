@@ -94,7 +94,8 @@ class Register(Spec):
     that many bits is added to them. It is the upper bits of Philox4x32-10's first word; the key is the seed, an operand; the
     counter is the element's row and column, the number of the stage's block along K, and the number of the register."""
     overflow: Overflow | None = None
-    """Result for a value beyond the largest finite number; default: the format's own rule."""
+    """Result for a value beyond the largest finite number; default: the format's own rule. `saturate` and `nan` replace
+    infinities, too."""
     subnormals: Literal["keep", "flush"] = "keep"
     """Result for a rounded value below the smallest normal number: itself (keep), or a zero of its sign (flush)."""
 

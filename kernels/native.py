@@ -21,7 +21,19 @@ from isa_model.instruction import Instruction
 from isa_model.library import is_known, load
 from kernels.nvrtc import cubin
 
-WIDTHS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8, "s4": 4, "u4": 4}
+WIDTHS = {
+    "f64": 64,
+    "tf32": 32,
+    "f16": 16,
+    "bf16": 16,
+    "e4m3": 8,
+    "e5m2": 8,
+    "s8": 8,
+    "u8": 8,
+    "s4": 4,
+    "u4": 4,
+    "b1": 1,
+}
 """Bits per operand element in memory."""
 
 
@@ -40,8 +52,8 @@ class Mnemonic:
     """PTX type of A."""
     b: str
     """PTX type of B."""
-    satfinite: bool
-    """True if integer sums saturate."""
+    suffix: str
+    """Rest of the name: `.satfinite` if integer sums saturate, `.and.popc` for single bits."""
     sparse: bool = False
     """True if A is stored without half of its elements."""
 
@@ -78,13 +90,14 @@ def check_gpu() -> None:
 def parse(name: str) -> Mnemonic:
     """Parse a name of the catalogue. Raises ValueError unless it is a Hopper instruction."""
     pattern = (
-        r"hopper\.(mma|wgmma)(\.sp)?\.m(\d+)n(\d+)k(\d+)\.(\w+)\.(\w+)\.(\w+)(?:\.(?!satfinite)\w+)?(\.satfinite)?"
+        r"hopper\.(mma|wgmma)(\.sp)?\.m(\d+)n(\d+)k(\d+)\.(\w+)\.(\w+)\.(\w+)(?:\.(?!satfinite|and)\w+)?"
+        r"(\.satfinite|\.and\.popc)?"
     )
     match = re.fullmatch(pattern, name)
     if match is None:
         raise ValueError(f"{name} is not a Hopper instruction")
-    kind, sparse, m, n, k, d, a, b, satfinite = match.groups()
-    return Mnemonic(kind, int(m), int(n), int(k), d, a, b, bool(satfinite), bool(sparse))
+    kind, sparse, m, n, k, d, a, b, suffix = match.groups()
+    return Mnemonic(kind, int(m), int(n), int(k), d, a, b, suffix or "", bool(sparse))
 
 
 def engine(
@@ -122,8 +135,9 @@ def matmul(
 ) -> NDArray[Any]:
     """Return the codes of D = A B + C, computed by a Hopper instruction of the catalogue.
 
-    `a` (M, K), `b` (K, N) and `c` (M, N) are codes in unsigned dtypes; 4-bit elements take a byte each. A sparse instruction
-    takes half as many columns of `a`, and `positions` (M, K / 2) of them in their groups; of 4-bit elements, of each pair.
+    `a` (M, K), `b` (K, N) and `c` (M, N) are codes in unsigned dtypes; an element of fewer than 8 bits takes a byte. A sparse
+    instruction takes half as many columns of `a`, and `positions` (M, K / 2) of them in their groups; of 4-bit elements, of
+    each pair.
     Raises ValueError for a name that is not a Hopper instruction, for sizes that are not whole tiles of it, and for other
     dtypes.
     """
@@ -181,7 +195,9 @@ def check(name: str, a: Any, b: Any, c: Any, positions: Any = None) -> None:
 
 
 def _packed(x: NDArray[Any], instruction: Mnemonic) -> NDArray[Any]:
-    """Return rows along K as the chip reads them: 4-bit elements in pairs, the first in the low half of a byte."""
+    """Return rows along K as the chip reads them: elements of 4 bits and of 1 share bytes, the first in the low bits."""
+    if WIDTHS[instruction.a] == 1:
+        return np.packbits(x, axis=1, bitorder="little")
     return x[:, ::2] & 15 | x[:, 1::2] << 4 if WIDTHS[instruction.a] == 4 else x
 
 
@@ -250,9 +266,9 @@ def _mma(i: Mnemonic) -> str:
     outs = ", ".join(f'"+{bind}"(x[{j}])' for j in range(nc))
     ins = ", ".join([f'"{letter}"(p[{j}])' for j in range(na)] + [f'"{letter}"(q[{j}])' for j in range(nb)])
     types = f"{i.d}.{i.a}.{i.b}.{i.d}"
-    saturate = ".satfinite" if i.satfinite else ""
+    saturate, popc = (i.suffix, "") if i.suffix == ".satfinite" else ("", i.suffix)
     sparse = ".sp::ordered_metadata" if i.sparse else ""
-    opcode = f"mma{sparse}.sync.aligned.m{i.m}n{i.n}k{i.k}.row.col{saturate}.{types}"
+    opcode = f"mma{sparse}.sync.aligned.m{i.m}n{i.n}k{i.k}.row.col{saturate}.{types}{popc}"
     metadata = f", %{next(numbers)}, 0" if i.sparse else ""
     if i.sparse:
         ins += f', "r"(e[((long)blockIdx.x * (k_bytes / {i.b_bytes}) + k / {i.b_bytes}) * 32 + l])'
@@ -289,8 +305,7 @@ def _wgmma(i: Mnemonic) -> str:
     outs = ", ".join(f'"+{bind}"(x[{j}])' for j in range(nc))
     # Operands after the descriptors and scale-d: signs of A and B for floating point, transposition for 16-bit types.
     immediates = {"e4m3": ", 1, 1", "e5m2": ", 1, 1", "tf32": ", 1, 1", "f16": ", 1, 1, 0, 0", "bf16": ", 1, 1, 0, 0"}
-    saturate = ".satfinite" if i.satfinite else ""
-    opcode = f"wgmma.mma_async{'.sp' if i.sparse else ''}.sync.aligned.m64n{i.n}k{i.k}.{i.d}.{i.a}.{i.b}{saturate}"
+    opcode = f"wgmma.mma_async{'.sp' if i.sparse else ''}.sync.aligned.m64n{i.n}k{i.k}.{i.d}.{i.a}.{i.b}{i.suffix}"
     metadata = f", %{nc + 2}, 0" if i.sparse else ""
     instruction = f"{opcode} {{{d}}}, %{nc}, %{nc + 1}{metadata}, 1{immediates.get(i.a, '')};"
     ins = '"l"(pa), "l"(pb)' + (', "r"(word)' if i.sparse else "")

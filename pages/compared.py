@@ -14,11 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CHIP = "kernels/records/conformance_h200.json"
 MODEL = "isa_model/catalogue/records/equivalence.json"
 RECORDINGS = "isa_model/catalogue/records/recordings.json"
+QEMU = "isa_model/catalogue/records/qemu.json"
 SEARCHED = "checks/search.json"
 SOURCES = {
     CHIP: ("the chip, live: NVIDIA H200", "instructions"),
     MODEL: ("the package mmasim 2.1.1", "rows"),
     RECORDINGS: ("recordings by others: V100, A100, A2, Ada, L40S, H100, H200, B200", "rows"),
+    QEMU: ("QEMU 11.1.3", "rows"),
 }
 """Records, what the model was compared with in each, and the key of its rows."""
 
@@ -49,7 +51,7 @@ def architectures_text() -> str:
         cells = [f"{outputs[path][name]:,}" if outputs[path][name] else "" for path in SOURCES]
         lines.append((f"`{name}`", f"{named[name]:,}", *cells))
     lines.append(("**all**", *(f"{sum(count.values()):,}" for count in (named, *outputs.values()))))
-    return table("architecture | instructions: | chip: | mmasim: | recordings:", lines)
+    return table("architecture | instructions: | chip: | mmasim: | recordings: | QEMU:", lines)
 
 
 def searched_text() -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from codesign.__main__ import run, shadowed
-from isa_model import catalogue
+from isa_model import catalogue, golden, load
+from isa_model.library import changed, raw
 
 ROOT = Path(__file__).parent.parent
 PROPOSAL = str(ROOT / "proposals/group-scaled-mma.yaml")
@@ -240,6 +241,26 @@ def test_show_prints_a_page_from_the_spec(capsys):
     assert "    C: fp16, 1-5-10 bits" in capsys.readouterr().out
     assert run(["show", PROPOSAL]) == 0
     assert "Multiply each result of fuse by scale_a * scale_b" in capsys.readouterr().out
+
+
+def test_show_describes_constant_scales_own_registers_and_infinities_that_saturate(tmp_path, capsys):
+    """A page states a constant scale's power of two, the bits of a register's own format, and what becomes of infinities."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        json.dumps(changed(raw("arm.fmmla.f16.e5m2.e5m2.lscale0.osm1"), {"scale": {"power": -4, "onto": "dot"}}))
+    )
+    assert run(["show", str(file)]) == 0
+    page = capsys.readouterr().out
+    assert "registers: wide16, 1-6-10 bits" in page
+    assert "Multiply each result of dot by 2^-4 and add -4 to its exponent; nothing is rounded." in page
+    assert "makes D that infinity.\n" in page
+    register = "{format: fp16, rounding: nearest-even, overflow: saturate}"
+    stage = f"{{terms: 4, accumulator: true, result: {register}}}"
+    file.write_text(f"shape: {{m: 1, n: 1, k: 4}}\na: e5m2\nb: e5m2\naccumulator: fp16\nstages: {{sum: {stage}}}\n")
+    assert run(["show", str(file)]) == 0
+    words = "makes D that infinity, or the largest number in a register that gives it beyond its range."
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert golden.dot(load(str(file)), [0x7C, 0, 0, 0], [0x3C] * 4, 0) == 0x7BFF
 
 
 def test_list_names_everything_a_proposal_can_name(capsys):

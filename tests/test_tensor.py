@@ -298,7 +298,16 @@ def test_whole_gemms_with_split_k_run_on_the_gpu():
 
 
 @needs_hopper
-@pytest.mark.parametrize("name", ["hopper.wgmma.m64n8k16.f32.bf16.bf16", "hopper.mma.m16n8k32.f32.e4m3.e5m2.f32", FP8])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hopper.wgmma.m64n8k16.f32.bf16.bf16",
+        "hopper.mma.m16n8k32.f32.e4m3.e5m2.f32",
+        "hopper.wgmma.m64n8k256.s32.b1.b1.and.popc",
+        "hopper.mma.m16n8k256.s32.b1.b1.s32.and.popc",
+        FP8,
+    ],
+)
 def test_the_chip_itself_is_an_engine(name):
     """`native` issues the instruction, over rows and columns that fill no tile, and agrees with the model."""
     spec = load(name)

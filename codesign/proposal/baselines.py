@@ -61,7 +61,7 @@ class Baseline(Spec):
             and {base.a.name, base.b.name} <= set(self.operands)
             and (not self.accumulators or base.accumulator.name in self.accumulators)
             and (own.format.name if own else None) == self.scales
-            and (self.promote_every is None or self.promote_every % base.span == 0)
+            and (self.promote_every is None or (base.scale is None and self.promote_every % base.span == 0))
         )
 
     def around(self, base: Instruction) -> Instruction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.quantisation import Quantisation, Slices
-from isa_model.formats import Format
+from isa_model.formats import Format, is_name
 from isa_model.instruction import Instruction
 from isa_model.operand_fields import ScaleOperand, Sparsity
 from isa_model.path import PLACES, Step
@@ -102,6 +102,13 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
     both = spec.c_format == spec.accumulator
     lines += [] if both else [f"C: {describe(spec.c_format)}"]
     lines.append(f"{'C, D' if both else 'D'}: {describe(spec.accumulator)}")
+    own = {x.format for stage in spec.stages.values() for x in stage.result} - {
+        spec.a,
+        spec.b,
+        spec.c_format,
+        spec.accumulator,
+    }
+    lines += sorted(f"registers: {describe(fmt)}" for fmt in own if not is_name(fmt.name))
     if spec.scale:
         for name, side, axes in (
             ("A", spec.scale.a, "row(s) x {1} of K"),
@@ -277,13 +284,13 @@ def _scaling(spec: Instruction, what: str) -> str:
     scale = spec.scale
     assert scale is not None
     sides = [name for name, side in (("scale_a", scale.a), ("scale_b", scale.b)) if side]
-    if not sides:
-        sides = [f"2^{scale.power}"]
-    elif scale.power:
+    if scale.power:
         sides.append(f"2^{scale.power}")
     factor = " * ".join(sides)
     product = f", rounded to {_register(scale.product)}," if scale.product else ""
-    if all(_power_of_two(s) for s in (scale.a, scale.b) if s):
+    if scale.a is None and scale.b is None:
+        words = f"Multiply {what} by {factor} and add {scale.power} to its exponent"
+    elif all(_power_of_two(s) for s in (scale.a, scale.b) if s):
         words = f"Add the exponents of {' and '.join(sides)} of its group to the exponent of {what}"
     else:
         words = f"Multiply {what} by {factor} of its group{product} and add the scales' exponents to its exponent"
@@ -297,9 +304,13 @@ def _power_of_two(side: ScaleOperand) -> bool:
 def _specials(spec: Instruction) -> tuple[str, ...]:
     if spec.is_integer:
         return ("None: every code is an integer.",)
+    rules = {x.overflow or x.format.overflow for stage in spec.stages.values() for x in stage.result}
+    changed = [words for rule, words in (("saturate", "the largest number"), ("nan", "NaN")) if rule in rules]
     lines = [
         "D is NaN if a product is NaN (also 0 times an infinity), if C or a scale is NaN, or if there are infinities of both "
-        "signs; otherwise an infinite term makes D that infinity.",
+        "signs; otherwise an infinite term makes D that infinity"
+        + "".join(f", or {words} in a register that gives it beyond its range" for words in changed)
+        + ".",
     ]
     if spec.nan_code is not None:
         lines.append(f"A NaN is written as {spec.nan_code:#0{2 + spec.accumulator.storage_bits // 4}x}.")
