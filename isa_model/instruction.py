@@ -173,6 +173,11 @@ class Instruction(Spec):
         """Scales of the operands that have them."""
         return tuple(side for side in (self.scale.a, self.scale.b) if side) if self.scale else ()
 
+    @property
+    def scale_power(self) -> int:
+        """Exponent of the constant scale; 0 without one."""
+        return self.scale.power if self.scale else 0
+
     def per_line(self) -> Instruction:
         """Return the same arithmetic with scales that rows of A or columns of B do not share."""
         if self.scale is None:
