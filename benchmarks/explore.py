@@ -165,7 +165,7 @@ def overhead(_: Path) -> list[Row]:
         for size in (1, run.BATCH):
             tasks = [Empty(f"{name} {size} {i}") for i in range(100 * size)]
             with tempfile.TemporaryDirectory() as folder, start() as workers:
-                run.fulfil(Store(Path(folder) / "first"), tasks[: workers[1]()], workers, by=nothing, size=1)
+                run.fulfil(Store(Path(folder) / "first"), tasks[: workers.width()], workers, by=nothing, size=1)
                 wall = time.perf_counter()
                 run.fulfil(Store(Path(folder)), tasks, workers, by=nothing, size=size)
                 wall = time.perf_counter() - wall

@@ -1,9 +1,9 @@
 """How often a directed search tells two specs apart: `python benchmarks/rivals.py --record benchmarks/records/rivals.json`.
 
-Pairs are a random spec (random_specs.py) and a neighbour that differs in one field, as a probe has to tell apart, of which a
-probe's first questions show no difference. A long search says which of them can differ at all: 100,000 questions, and a
-directed search from other questions that waits three times as long for a step forward. Counted are those that a directed search
-as a probe runs it finds, and those that plain questions find in as much time.
+A pair is a random spec (random_specs.py) and a neighbour that differs in one field and gives the same answers to a probe's
+first questions. A long search shows which pairs can differ at all: 100,000 plain questions, and a directed search from other
+questions that waits three times as long for a step forward. The record counts the pairs that a probe's directed search tells
+apart, and those that plain questions tell apart in the same time.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ EACH = 2
 CHECKED = 20_000
 """Questions of a probe's last check, by default."""
 LONG = 3
-"""Patience of the directed search that knows better, as a multiple of a probe's."""
+"""Generations that the long directed search waits, as a multiple of a probe's."""
 
 
 def rivals(space: Space, rng: np.random.Generator, own: Data) -> Iterator[tuple[str, Data, Instruction]]:
-    """Yield neighbours of a hypothesis, with the name of the field that differs: of each field some values."""
+    """Yield neighbours of a hypothesis, at most EACH for a field, with the name of the field that differs."""
     spec = space.spec(own)
     assert spec is not None
     fields: dict[str, list[Data]] = {}

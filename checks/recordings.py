@@ -95,8 +95,10 @@ def compare(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
 
 
 def probed(folder: Path, operand: str, accumulator: str) -> dict[str, Any]:
-    """Fit a spec to the recorded D of one GPU and format; its mismatches are outputs unlike the catalogue's on other questions
-    that no field explains which the certificate lists."""
+    """Fit a spec to the recorded D of one GPU and format, and compare it with the catalogue's on other questions.
+
+    Outputs that differ count as mismatches unless fields that the certificate lists as open explain them.
+    """
     sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
     from probe import judge
 
@@ -133,9 +135,8 @@ def main() -> int:
     total = {key: sum(row[key] for row in rows) for key in ("outputs", "mismatches")}
     print(f"{total['mismatches']} of {total['outputs']} outputs differ")
     if options.record:
-        how = "compared with the catalogue's rules code for code"
-        option, how = ("--probe ", "with specs fitted to them") if options.probe else ("", how)
-        command = f"python checks/recordings.py FOLDER {option}--record FILE --revision COMMIT"
+        command = f"python checks/recordings.py FOLDER {'--probe ' * options.probe}--record FILE --revision COMMIT"
+        how = "with specs fitted to them" if options.probe else "compared with the catalogue's rules code for code"
         about = {
             "what": f"outputs recorded on GPUs by others, {how}",
             "source": "github.com/north-numerical-computing/MATLAB-tensor-core, model_validation (BSD-2)",

@@ -69,8 +69,10 @@ def read_text(path: Path | str, limit: int) -> str:
     return read_bytes(path, limit).decode("utf-8")
 
 
-def reason(error: OSError) -> str:
-    """Return why a file could not be opened, read or written, as the end of a sentence."""
+def reason(error: Exception) -> str:
+    """Return why a file could not be opened, read, written or understood, as the end of a sentence."""
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
     said = error.strerror or str(error)
     return said[:1].lower() + said[1:]
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from isa_model.diagnostics import Unavailable
 
-_OF_WORKERS = {
+_WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
 }
 """Environment of workers. BLAS has one thread, so that threads do not compete. glibc keeps up to 128 MiB of freed memory for
-the next arrays, since the page faults of fresh memory take 5 % of an evaluation's time."""
+the next arrays: page faults of fresh memory would take 5 % of an evaluation's time."""
 
 _KEEPER = """
 import os, signal, subprocess, sys, threading
@@ -92,8 +92,8 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
     With `main` they do: they can then call functions of the program, which needs a guard.
     Raises Unavailable if one of the processes is killed.
     """
-    before = {name: os.environ.get(name) for name in _OF_WORKERS}
-    os.environ.update(_OF_WORKERS)
+    before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
+    os.environ.update(_WORKER_ENVIRONMENT)
     context = SpawnContext() if main else _WorkerContext()
     executor = ProcessPoolExecutor(workers or cores(), context, initializer=_worker)
     try:
@@ -112,7 +112,7 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
 
 
 def _worker() -> None:
-    """Set up a worker: ignore Ctrl-C, end with the parent, and search for garbage seldom, which would take 2 % of the time."""
+    """Set up a worker: ignore Ctrl-C, end with the parent, and collect garbage seldom, which would take 2 % of the time."""
     import gc
     import multiprocessing
 

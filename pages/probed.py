@@ -51,7 +51,7 @@ def probed_text() -> str:
     lines[-1] += f"Of the {len(same)} with the same bits, the certificates of {listed} list every field that differs."
     unlike = [row["unlike"] for row in record["rows"] if outcome(row) == "listed"]
     if unlike:
-        lines[-1] += f" Of the {len(unlike)} that are listed, from {min(unlike)} to {max(unlike)} outputs differ."
+        lines[-1] += f" Of the outputs of a *listed* box, at most {max(unlike)} differ."
     outside = [
         [row[name] for name in ("name", "outcome", "reason")] for row in record["rows"] if row["kind"] == "outside"
     ]
@@ -103,14 +103,14 @@ def rivals_text() -> str:
     hidden, passed = missed - record["missed_though_shown"], record["missed_by_last_check_too"]
     return " ".join(
         [
-            "How often a directed search misses a difference was measured on",
-            f"{pairs} pairs: the first {record['specs']} random specs and neighbours, one field away, that give a probe's",
-            "first 3,000 questions the same answers and can differ.",
-            f"It found {found} of them ({100 * found / pairs:.0f} %), and {both} of the {record['plain']} that 100,000 plain",
-            f"questions found; plain questions found {quick} in as much time as it took.",
-            f"Of the {missed} that it missed ({fields}), {hidden} show in no inner sum, and {passed} would pass a last check",
-            "of 20,000 questions, too. That a pair can differ is known from these searches and from a longer one: pairs that",
-            "none of them tells apart do not count, and some may differ.",
+            f"How often a directed search misses a difference was measured on {record['specs']} random specs and their",
+            f"neighbours one field away. {pairs} pairs give the same answers to a probe's first 3,000 questions, but can",
+            f"differ. The search told {found} of them apart ({100 * found / pairs:.0f} %), among them {both} of the",
+            f"{record['plain']} that 100,000 plain questions told apart; in the same time as the search, plain questions told",
+            f"{quick} apart.",
+            f"Of the {missed} that it missed ({fields}), {hidden} differ in no inner sum, and {passed} would pass a last check",
+            "of 20,000 questions, too. Pairs count if one of these searches, or a longer one, told them apart; others may",
+            "differ, too.",
             f"({record['date']}, commit {record['commit']}, `{record['command']}`, [record](../{RIVALS}))",
         ]
     )
@@ -131,9 +131,9 @@ def recorded_text() -> str:
     return " ".join(
         [
             f"`{record['command']}` fits specs to outputs that others recorded on {', '.join(gpus)} and {last}, 5,000 a file,",
-            f"given formats and sizes alone. {len(found)} of {len(rows)} files have a spec that gives every answer. On 20,000",
-            f"other questions {unlike} of these differ from the catalogue's instruction, {unlisted} of them in a field that",
-            f"the certificate does not list as open, alone or with others. Most often open are {names}.",
+            f"given only formats and sizes. {len(found)} of {len(rows)} files have a spec that gives every answer. On 20,000",
+            f"other questions {unlike} of these specs differ from the catalogue's instruction, {unlisted} of them in a field",
+            f"that the certificate does not list as open, alone or with others. Fields most often open, by stage: {names}.",
             f"({record['date']}, commit {record['commit']}, [record](../{RECORDED}))",
         ]
     )

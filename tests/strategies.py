@@ -308,6 +308,7 @@ def sparse_instructions(draw):
         "sparsity": {"operand": draw(st.sampled_from("ab")), "kept": kept, "of": of, "run": run}
     }
     data["shape"] = {"m": 4, "n": 4, "k": fill // kept * of}
+    assume(data["shape"]["k"] <= 1 << 16)
     for side, axis in (("a", 1), ("b", 0)):
         if data["scale"] and data["scale"][side]:
             along = data["shape"]["k"] * draw(st.sampled_from([1, 2]))

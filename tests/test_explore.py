@@ -147,18 +147,15 @@ def test_every_file_behind_a_figure_is_in_its_key(kind):
     """All that a kind of evidence imports, the records of kernels and the captured tensors: a changed one is a new key."""
     home = Path(task.__file__).parent.parent
     start = home / "evidence" / kind / "source.py"
-    behind, found, todo = {path.resolve() for path in task.behind(kind)}, set(), [start]
+    behind, found, todo = {path.resolve() for path in task.files_behind(kind)}, set(), [start]
     while todo:
         if (path := todo.pop()) not in found:
             found.add(path)
             todo += imported_files(path)
     assert start in found
     bench = home.parent / "kernels" / "bench"
-    aside = {
-        home / "commit.py",
-        bench / "records.py",
-        bench / "__init__.py",
-    }  # what runs; the names of GPUs, for a check
+    # These say what ran, and which GPU a proposal may name.
+    aside = {home / "commit.py", bench / "records.py", bench / "__init__.py"}
     assert found - aside <= behind
     assert {*(home / "workloads" / "captured").iterdir()} <= behind
     assert kind != "timing" or {*(home.parent / "kernels" / "records").glob("*.json")} <= behind
@@ -352,7 +349,7 @@ def test_a_large_space_is_searched_within_its_budget(tmp_path):
 
 
 def test_a_search_that_finds_no_point_says_so(tmp_path):
-    """Even if its budget is too small for many draws."""
+    """It does so even if its budget is too small for many draws."""
     pytest.importorskip("optuna")
     rare = "budget: {points: 2}\nwhere: [m == 7]\n"
     with pytest.raises(InputError, match="none of 2000 points drawn"):
@@ -360,7 +357,7 @@ def test_a_search_that_finds_no_point_says_so(tmp_path):
 
 
 def test_processes_stay_for_the_next_round(tmp_path):
-    """Rounds of a search begin without a new pool, or cluster, each."""
+    """A round of a search takes over the pool or cluster of the one before."""
     starts = []
 
     @contextmanager
@@ -423,7 +420,7 @@ def test_the_front_under_other_assumptions():
 
 
 def test_the_page_says_what_no_point_of_the_front_has(tmp_path):
-    """In a sentence on each axis; names that hold commas are told apart."""
+    """There is a sentence on each axis, in which semicolons separate names that contain commas."""
     found = page.page(*points_of(tmp_path, TEXT.replace("relative_frobenius}", "relative_frobenius, at_most: 1.0e-5}")))
     assert "No point of the front has bits = 13, 14, 15 or 16." in found
     assert page._either(["a, b", "c", 1]) == "a, b; c; or 1"
@@ -463,7 +460,7 @@ def test_an_axis_of_equal_values_reaches_to_both_sides_of_them(tmp_path):
 
 
 def test_the_command_says_why_points_could_not_be_judged(tmp_path, capsys):
-    """Their number, with an example, beside the front; the page has it, too."""
+    """It prints their number with an example beside the front; the page has both, too."""
     made, _, points = points_of(tmp_path, TEXT)
     for point in points[:3]:
         point.status, point.note = "no proposal", "no such format"

@@ -229,7 +229,7 @@ def test_a_claim_that_a_full_disk_cuts_off_is_not_left(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", ["space: toy", "[]", "{}"])
 def test_a_file_that_is_of_no_scheduler_is_told(tmp_path, monkeypatch, content):
-    """Before it is asked for workers."""
+    """A file without a scheduler's address is refused before workers are asked for."""
     (tmp_path / "file.json").write_text(content)
     monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=None))
     with pytest.raises(InputError, match="no Dask scheduler at"), run.dask(str(tmp_path / "file.json"), 1):

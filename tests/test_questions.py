@@ -107,7 +107,7 @@ def test_questions_that_leave_something_in_memory_are_answered_in_this_process()
 
     class Named(Question):
         @property
-        def here(self):
+        def in_process(self):
             return self.base is not None
 
         @classmethod

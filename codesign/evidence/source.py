@@ -72,7 +72,7 @@ class Question:
         return type(self), self.gemm, self.tensors, self.fresh
 
     @property
-    def here(self) -> bool:
+    def in_process(self) -> bool:
         """True if the question must be answered in this process, since it leaves something in memory for another one."""
         return False
 

@@ -1,4 +1,4 @@
-"""What the front rests on: the GEMM and data that decide, and figures that a fitted model predicts."""
+"""What the front rests on: how it changes on one GEMM and tensor source alone, or if predicted figures are off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codesign.explore.points import ObjectiveFigure, Point, judge
 from codesign.explore.space import Space
 
 Reading = Callable[[str, Point], ObjectiveFigure]
-"""The figure that stands for an objective at a point."""
+"""From an objective and a point to the figure that the assumption gives them."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Assumption:
 def assumptions(space: Space, points: Sequence[Point]) -> Iterator[Assumption]:
     """Yield how the front changes on each GEMM and tensor source alone, and with predicted figures at their intervals' ends.
 
-    Points that were screened out stay out: of them only few seeds are known.
+    Points that were screened out stay out, since only few of their seeds are known.
     """
     known = [p for p in points if p.status != "screened out" and p.values.keys() == space.objectives.keys()]
     for text, reading in _readings(known):
@@ -53,7 +53,7 @@ def _alone(place: str) -> Reading:
 
 
 def _at_end(objective: str, end: str) -> Reading:
-    """Return the reading with predicted figures of an objective at an end of their intervals, those of records as they are."""
+    """Return the reading with an objective's predicted figures at an end of their intervals, figures of records unchanged."""
 
     def reading(name: str, point: Point) -> ObjectiveFigure:
         value = point.values[name]

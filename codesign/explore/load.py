@@ -66,7 +66,7 @@ def parse_space(document: Document) -> tuple[Space, Base]:
 
 
 def _own_problems(document: Document, space: Space, base: Base) -> Iterator[Problem]:
-    """Yield the problems of the space's own workloads and tensors with the base, and of what no axis can put right."""
+    """Yield the problems that no axis can mend: of changed fields, workloads, tensors and objectives."""
     try:
         parse_proposal(Document(base.name, proposal_data(base.data, space), []))
     except InputError as error:

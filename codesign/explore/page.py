@@ -110,7 +110,7 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
 
 
 def _either(values: Sequence[Value]) -> str:
-    """Return values as alternatives in a sentence; names of some hold commas."""
+    """Return values as alternatives in a sentence, separated by semicolons if one contains a comma."""
     *words, last = map(str, values)
     comma, other = ("; ", "; or ") if any("," in word for word in (*words, last)) else (", ", " or ")
     return f"{comma.join(words)}{other}{last}" if words else last

@@ -220,9 +220,10 @@ def judge(space: Space, points: Sequence[Point]) -> None:
 
 
 def knee(space: Space, points: Sequence[Point]) -> Point | None:
-    """Return the point of the front nearest to the best value of each objective, on logarithmic axes; None for under three.
+    """Return the point of the front nearest to the best value of each objective, on logarithmic axes.
 
-    Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses such rules.
+    None if the front has fewer than three points. Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses
+    such rules.
     """
     import numpy as np
 

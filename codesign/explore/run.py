@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
 
 from codesign.evidence.sampling import MOST_SEEDS
 from codesign.explore.space import Base, Settings, Space
-from codesign.explore.store import Full, Store, batch_name
+from codesign.explore.store import DiskFull, Store, batch_name
 from codesign.explore.task import Result, Task, compute, evaluator, tasks
 from codesign.figures.metric import kind_of
 from isa_model.diagnostics import InputError, Unavailable
@@ -47,8 +47,14 @@ class Keyed(Protocol):
 Work = TypeVar("Work", bound=Keyed)
 Tell = Callable[[int, int], None]
 Compute = Callable[[Sequence[Any]], list[Result]]
-Workers = tuple[Executor, Callable[[], int]]
-"""An executor, and how many batches it takes at a time, which may grow."""
+
+
+class Workers(NamedTuple):
+    """Processes that compute batches."""
+
+    executor: Executor
+    width: Callable[[], int]
+    """Returns how many batches they take at a time, which may grow."""
 
 
 class Round(Spec):
@@ -88,25 +94,25 @@ class SerialExecutor(Executor):
         return future
 
 
-ALONE: Workers = SerialExecutor(), lambda: 1
+ALONE = Workers(SerialExecutor(), lambda: 1)
 """This process alone."""
 
 
 @contextmanager
 def cores(processes: int) -> Iterator[Workers]:
-    """Yield an executor over processes of this machine."""
+    """Yield processes of this machine."""
     from isa_model.processes import pool
 
     if processes == 1:
         yield ALONE
         return
     with pool(processes) as executor:
-        yield executor, lambda: processes + 1
+        yield Workers(executor, lambda: processes + 1)
 
 
 @contextmanager
 def dask(address: str | None, processes: int) -> Iterator[Workers]:
-    """Yield an executor over the workers of a Dask scheduler: at an address, in a scheduler file, or started here.
+    """Yield the workers of a Dask scheduler: at an address, in a scheduler file, or started here.
 
     Raises InputError if no scheduler answers.
     """
@@ -129,7 +135,7 @@ def dask(address: str | None, processes: int) -> Iterator[Workers]:
     try:
         print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
         with client, client.get_executor(retries=TRIES, pure=False) as executor:
-            yield executor, lambda: 4 * max(processes, sum(client.nthreads().values()))
+            yield Workers(executor, lambda: 4 * max(processes, sum(client.nthreads().values())))
     except (CancelledError, OSError, distributed.KilledWorker) as error:
         # The scheduler was killed, or too many workers.
         raise BrokenExecutor(str(error)) from None
@@ -150,35 +156,34 @@ def fulfil(
     """Compute what the store lacks, until it has all of `wanted`; return the reason for each task that failed.
 
     Batches that another process holds are left to it, and taken over if it dies. Tasks `known` to fail are not tried again.
-    Raises BrokenExecutor if a process of the executor dies, InputError if results cannot be written.
+    Raises BrokenExecutor if a process of the workers dies, DiskFull or InputError if results cannot be written.
     """
-    executor, width = workers
     store.refresh()
     parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
     first = int(batch_name([store.owner]), 16) % max(len(parts), 1)  # processes begin at different batches
     waiting = {batch_name(t.key for t in part): part for part in (*parts[first:], *parts[:first])}
     running: dict[Future[list[Result]], str] = {}
     failed = dict(known)
-    tried: dict[str, float] = {}
+    due: dict[str, float] = {}
     """When a batch that another process holds is looked at again."""
     try:
         while waiting or running:
-            now, before, most = time.monotonic(), len(waiting), width()
+            now, before, most = time.monotonic(), len(waiting), workers.width()
             again = PAUSE * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
             for name in list(waiting):
                 if len(running) >= most:
                     break
-                if tried.get(name, now) > now:
+                if due.get(name, now) > now:
                     continue
                 todo = [t for t in waiting[name] if t.key not in store.results and t.key not in failed]
                 if not todo:
                     del waiting[name]
                 elif not store.claim(name):
-                    tried[name] = now + again
+                    due[name] = now + again
                 else:
                     store.refresh()  # the batch may have been done by who held the claim before
                     if todo := [t for t in todo if t.key not in store.results]:
-                        running[executor.submit(by, todo)] = name
+                        running[workers.executor.submit(by, todo)] = name
                     else:
                         store.release(name)
                     del waiting[name]
@@ -223,7 +228,7 @@ class Runner:
         size: int = BATCH,
         by: Compute = compute,
     ) -> None:
-        """`start` returns a context manager of an executor; None leaves everything to plain workers."""
+        """`start` returns a context manager of workers; None leaves everything to plain workers."""
         self.store, self.start, self.size, self.by = store, start, size, by
         self.tell: Tell = lambda done, total: None
         self.failed: dict[str, str] = {}
@@ -237,7 +242,10 @@ class Runner:
         self._open.close()
 
     def complete(self, wanted: Round) -> None:
-        """Compute a round. Raises Unavailable if processes keep dying or the disk is full, InputError if the folder refuses."""
+        """Compute a round.
+
+        Raises Unavailable if processes keep dying or the disk is full, InputError for any other error of the folder.
+        """
         todo = wanted.tasks()
         self.store.refresh()
         if all(t.key in self.store.results for t in todo):
@@ -252,7 +260,7 @@ class Runner:
                     self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, self.size)
                     self._open = self._open.pop_all()
                 return
-            except Full:
+            except DiskFull:
                 raise
             except (BrokenExecutor, Unavailable):  # a process was killed: its batch is computed again
                 self._workers = None
@@ -262,7 +270,7 @@ class Runner:
 def _read(path: Path) -> tuple[list[Task], bool]:
     """Return the tasks of a round, and whether this version computes them as its driver's does.
 
-    There are none of a round that was just completed. Raises InputError for what is no round.
+    No tasks are left of a round that has just been completed. Raises InputError if the file is no round.
     """
     try:
         content = parse_json(read_bytes(path, MOST_ROUND))
@@ -271,10 +279,9 @@ def _read(path: Path) -> tuple[list[Task], bool]:
     except FileNotFoundError:
         return [], True
     except (OSError, ValueError, LookupError, TypeError) as error:
-        said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
         hint = "the driver's version of codesign; a file that no driver wrote can be removed"
         raise InputError.of(
-            f"{path} is no round of points that this version can compute ({said[:200]})", hint
+            f"{path} is no round of points that this version can compute ({reason(error)})", hint
         ) from None
 
 

@@ -2,7 +2,7 @@
 
     points/a/<hash>.jsonl    results, a line each: written whole under a name of their own content, never changed
     claims/ab/<batch>        a batch that some process works on; its time of change is a heartbeat
-    queue/<round>.json       points that plain workers should compute (`run.py`), and <round>.<hash>.failed: those they cannot
+    queue/<round>.json       points that plain workers should compute (`run.py`); <round>.<hash>.failed: tasks that failed there
 
 Results alone decide what is done, and every process computes the same bytes for the same key. Claims only spare work: if one is
 lost, or two processes hold it, a batch is computed twice and its results are the same. A killed process loses the batches that
@@ -62,7 +62,7 @@ _RESULT = TypeAdapter(_Result)
 _FAILURES = TypeAdapter(dict[str, str])
 
 
-class Full(Unavailable):
+class DiskFull(Unavailable):
     """A folder of results has no room left."""
 
 
@@ -89,7 +89,7 @@ class Store:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Raise InputError for what the folder refuses in the block, such as a missing right, and Full if it has no room."""
+        """Raise DiskFull for a full disk in the block, and InputError for any other error of the folder."""
         try:
             yield
         except (OSError, Unavailable) as error:
@@ -98,7 +98,7 @@ class Store:
                 why = reason(error)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
-            raise Full(f"cannot use {self.folder}: {why}; {hint}") from None
+            raise DiskFull(f"cannot use {self.folder}: {why}; {hint}") from None
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Store:
                     self.results.setdefault(result["key"], NOTHING if self.keys_only else dict(result))
 
     def write(self, results: Sequence[dict[str, Any]]) -> None:
-        """Keep results that are not there yet, as one pack. Raises InputError if they cannot be written."""
+        """Keep results that are not there yet, as one pack. Raises DiskFull or InputError if they cannot be written."""
         fresh = {r["key"]: r for r in results if r["key"] not in self.results}
         if not fresh:
             return

@@ -74,9 +74,8 @@ def exported(folder: Path, name: str) -> str:
                 about = ", ".join(f"{axis} = {value}" for axis, value in settings.items())
                 return proposal_text(space, base, settings, name, about)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            said = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".splitlines()[0]
             hint = "codesign explore SPACE writes it again"
-            faults.append(InputError.of(f"{file} is no space that this version explored ({said[:200]})", hint))
+            faults.append(InputError.of(f"{file} is no space that this version explored ({reason(error)})", hint))
     if faults:
         raise faults[0]
     hint = suggest(name, known) or "the column `point` of table.csv has the names"

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 CHEAP = ("cost", "bounds")
 """Kinds of evidence that need no samples; they are gathered first."""
-ALSO = {"timing": ("evidence/traffic", "../kernels"), "model": ("torch",), "training": ("torch",)}
-"""Folders behind a kind of evidence besides its own and those behind all kinds."""
+MORE_FOLDERS = {"timing": ("evidence/traffic", "../kernels"), "model": ("torch",), "training": ("torch",)}
+"""Folders behind one kind of evidence, besides its own and those behind every kind."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,16 @@ def evaluator(kind: str) -> str:
     import numpy as np
 
     digest = hashlib.sha256(np.__version__.encode())
-    for path in behind(kind):
+    for path in files_behind(kind):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def behind(kind: str) -> list[Path]:
+def files_behind(kind: str) -> list[Path]:
     """Return the files with the code and data that compute a kind of evidence."""
     home = Path(__file__).parent.parent
     common = ("../isa_model", "workloads", "figures", "proposal", "verdicts", "evidence/numerics")
-    folders = [home / name for name in (*common, f"evidence/{kind}", *ALSO.get(kind, ()))]
+    folders = [home / name for name in (*common, f"evidence/{kind}", *MORE_FOLDERS.get(kind, ()))]
     every = {path for folder in folders for path in folder.rglob("*")} | {*(home / "evidence").glob("*.py")}
     return [*sorted(p for p in every if p.suffix != ".pyc" and p.is_file()), Path(__file__)]
 

@@ -41,7 +41,7 @@ class FunctionBox:
         """Return what the function returns, as codes of D. It gets copies, which it may change."""
         dtype, shape = code_dtype(self.signature.spec.accumulator), lines.c.shape
         given = [x.copy() for x in self.signature.given(lines)]
-        with _users("the function failed with ", f"expected {dtype} {shape}, a code of D for each line"):
+        with _users_code("the function failed with ", f"expected {dtype} {shape}, a code of D for each line"):
             d = np.asarray(self.function(*given))
         return _codes(d, dtype, shape)
 
@@ -68,7 +68,7 @@ class MatrixBox:
     of B (groups, N) if there are any, and positions (M, runs) if A is sparse; returns D (M, N)."""
 
     def ask(self, lines: Lines) -> Codes:
-        """Return the diagonal of every product; all products are one call, along M and N, of which the blocks on it count."""
+        """Return D of every line. Lines lie on the diagonals of tiles of m by n, and many tiles on the diagonal of one call."""
         signature, shape = self.signature, self.signature.spec.shape
         side, d = min(shape.m, shape.n), np.empty(lines.c.shape, code_dtype(signature.spec.accumulator))
         scaled = [name for name, scales in zip("ab", signature.sides, strict=True) if scales]
@@ -76,8 +76,8 @@ class MatrixBox:
             a, b, c, *more = signature.given(lines.pick(slice(first, first + side * TILES)))
             n = np.arange(len(c))
             at = {name: n // side * size + n % side for name, size in (("a", shape.m), ("b", shape.n))}
-            matrices = []
-            for name, x in zip(["a", "b", *scaled, *"a" * bool(signature.sparse)], [a, b, *more], strict=True):
+            sides, matrices = ["a", "b", *scaled, *(["a"] if signature.sparse else [])], []
+            for name, x in zip(sides, [a, b, *more], strict=True):
                 rows = np.repeat(x[:1], TILES * (shape.m if name == "a" else shape.n), axis=0)
                 rows[at[name]] = x
                 matrices.append(rows if name == "a" else np.ascontiguousarray(rows.T))
@@ -152,8 +152,8 @@ def _codes(d: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Codes:
 
 
 @contextmanager
-def _users(what: str, hint: str) -> Iterator[None]:
-    """Run a user's code: it prints to stderr, as stdout is the command's, and any exception is an InputError."""
+def _users_code(what: str, hint: str) -> Iterator[None]:
+    """Run a user's code: it prints to stderr, since stdout is the command's, and its exceptions become InputError."""
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -164,7 +164,7 @@ def _users(what: str, hint: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    """Return the kind of an error of the user's code, and the first line of what it says, if it can say it."""
+    """Return the type of an error of the user's code and the first line of its message, unless showing it fails, too."""
     try:
         first = next(iter(str(error).splitlines()), "")[:300]
     except Exception:
@@ -225,7 +225,7 @@ def _python(name: str, operands: str | None) -> Box:
     module, _, function = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    with _users(f"python:{name}: ", "python:module:function"):
+    with _users_code(f"python:{name}: ", "python:module:function"):
         found = getattr(importlib.import_module(module), function)
     if not callable(found):
         raise InputError.of(f"python:{name} is no function", "python:module:function")

@@ -92,7 +92,7 @@ class Directed:
     start: Lines
     """Questions that every search begins with."""
     known: dict[int, Codes] = field(default_factory=dict)
-    """Answers of specs to the first questions."""
+    """Answers of specs to these questions, by the id of the spec."""
 
     def __post_init__(self) -> None:
         self.signature = self.space.signature
@@ -120,8 +120,8 @@ class Directed:
     def find(self, one: Data, other: Data, generations: int) -> Lines | None:
         """Return questions that two hypotheses answer differently; None if none was found.
 
-        The search ends after as many generations in which no difference passed one rounding more. With 0, only the first
-        questions are tried.
+        The search ends after `generations` in a row in which no difference passes another rounding. With 0, only `start` is
+        tried.
         """
         levels = self.levels(one, other)
         for at in reversed(range(len(levels)) if generations else range(len(levels))[-1:]):
@@ -132,7 +132,7 @@ class Directed:
         return None
 
     def first(self, spec: Instruction) -> Codes:
-        """Return the answers of a spec, which the space keeps, to the first questions."""
+        """Return the answers of a spec to `start`. It is one that the space keeps, so that no other gets its id."""
         if id(spec) not in self.known:
             self.known[id(spec)] = self.batch.dots(spec)
         return self.known[id(spec)]
@@ -163,7 +163,7 @@ class Directed:
         return None
 
     def _some(self, parents: Lines) -> NDArray[np.int64]:
-        """Return which questions are varied: any, or half of them those with the fewest terms."""
+        """Return which questions to vary: random ones, or half of them those with the fewest terms."""
         spec, count = self.signature.spec, len(parents.c)
         any_of = self.rng.permutation(count)[:PARENTS]
         if count <= PARENTS or self.rng.random() < 0.5:

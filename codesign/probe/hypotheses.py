@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 
 
 def key_of(hypothesis: Data) -> str:
-    """Return text that is the same for equal hypotheses alone."""
+    """Return text that two hypotheses share only if they are equal."""
     return json.dumps(hypothesis, sort_keys=True)
 
 
@@ -66,7 +66,7 @@ def named_or_fields(fields: Data) -> Any:
 
 
 def hypothesis_of(spec: Instruction) -> Data:
-    """Return what a signature does not determine of a spec."""
+    """Return a spec as a hypothesis: all of it that its signature does not determine."""
     data = spec.model_dump(mode="json", exclude_defaults=True)
     own: Data = {name: data[name] for name in ("widen", "nan", "infinite_from", "flush_inputs") if name in data}
     if spec.scale:

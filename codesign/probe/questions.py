@@ -296,7 +296,7 @@ DIRECTED: dict[str, Callable[[Builder, int], None]] = {
 
 
 def signed(fmt: Format, magnitude: NDArray[Any], negative: NDArray[Any]) -> Codes:
-    """Return codes of a format by those of magnitudes; in a code that is negative the first bit is set."""
+    """Return codes of a format, given codes of magnitudes; those of negative numbers have the sign bit set."""
     sign = sign_bit(fmt) if fmt.kind == "float" else 1 << (fmt.bits - 1)
     codes = magnitude.astype(np.uint64) << np.uint64(fmt.low_padding) | negative.astype(np.uint64) * np.uint64(sign)
     return codes.astype(code_dtype(fmt))

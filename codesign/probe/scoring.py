@@ -122,9 +122,8 @@ class Scoring:
         if spec is None:
             return None
         self.tried += 1
-        got = self._known(which).dots(
-            spec, bound * 2 + 1e-9
-        )  # an answer that differs counts half of its weight at least
+        # An answer that differs counts half of its weight at least.
+        got = self._known(which).dots(spec, bound * 2 + 1e-9)
         if len(got) < len(d):
             return None
         wrong = got != d
@@ -137,7 +136,7 @@ class Scoring:
         return Scored(hypothesis, spec, wrong, float(self.weights[which][wrong] @ amount))
 
     def _known(self, which: Any) -> Batch:
-        """Return `batch` of all questions, or of some, made once as long as the same are asked for."""
+        """Return `batch` of all questions, or of some; that of the last choice is kept."""
         if which is ALL:
             self._whole = self._whole or self.batch(ALL)
             return self._whole

@@ -23,19 +23,22 @@ from codesign.probe.space import MODES
 from codesign.probe.structures import arranged, interleaved, profiles, rules_of, structures
 from isa_model.diagnostics import InputError
 
+Which = NDArray[np.int64]
+"""Numbers of the questions that are looked at."""
+Allowed = Callable[[Data], bool]
+"""Tells whether a search may go on from a hypothesis."""
+ANY: Allowed = lambda hypothesis: True  # noqa: E731
+
 PATIENCE = 200_000
 """Hypotheses after which a search ends, if none of them came a tenth nearer to the answers."""
 MOST_PRODUCTS = 1024
-"""Products of a question, at most: exchanging them takes memory with the square of their number, 7 GB for as many."""
+"""Products of a question, at most: exchanging them takes memory with the square of their number, 7 GB at this limit."""
 VERIFIED = 800
 """Questions of the first round that are asked again, with others of the same products."""
 BEAM = 8
 """Structures that are refined."""
 ALONE = 0.1
 """Share of the time for what C alone shows: each of two searches, of registers alone and of all fields."""
-Which = NDArray[np.int64]
-Allowed = Callable[[Data], bool]
-ANY: Allowed = lambda _: True  # noqa: E731
 REACHES = (0, 1, 2)
 """How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
 
@@ -60,7 +63,7 @@ class SpecSearch(Scoring):
     def ask_all(self) -> None:
         """Put all directed experiments to the box in one round, some questions twice.
 
-        Raises InputError for more than MOST_PRODUCTS products.
+        Raises InputError if a sum has more than MOST_PRODUCTS products.
         """
         if (k := self.signature.spec.shape.k) > MOST_PRODUCTS:
             message = f"K is {k}; a probe asks about sums of at most {MOST_PRODUCTS} products"
@@ -175,7 +178,7 @@ class SpecSearch(Scoring):
                 scored.append(x)
             seen.add(key)
         ranked = sorted(scored, key=lambda x: x.rank)
-        return _distinct(ranked, 3, alike=True)[:count]  # those alike are told apart by more questions
+        return _distinct(ranked, 3, alike=True)[:count]  # more questions tell those alike apart
 
     # -- 2. fields ---------------------------------------------------------------------------------------------------
 
@@ -323,7 +326,7 @@ class SpecSearch(Scoring):
         return next((x for x in self._promising(current, orders, 10) if x.loss < current.loss - 1e-12), None)
 
     def _orders(self, hypothesis: Data, more: Sequence[Data]) -> Iterator[Data]:
-        """Yield a hypothesis with every order of sums, under its rules or `more`."""
+        """Yield a hypothesis with each order of sums, under its own rules or `more`."""
         *inner, last = (rules_of(stage) for stage in hypothesis["stages"])
         exact: Data = {n: v for n, v in last.items() if n == "zero"}
         choices = [{**exact, **rule} for rule in more] or [*inner, {**exact, "result": last["result"]}, exact]
@@ -339,7 +342,7 @@ class SpecSearch(Scoring):
             yield from ({**hypothesis, "stages": arranged(order, option, last)} for option in options)
 
     def _promising(self, end: Scored, hypotheses: Iterable[Data], count: int) -> Iterator[Scored]:
-        """Yield, on all questions, the best hypotheses that explain some answers which another does not."""
+        """Yield the best hypotheses that explain answers which `end` does not, scored on all questions."""
         focus, found = self.focus(end), []
         for hypothesis in hypotheses:
             x = self.score(hypothesis, focus)
@@ -372,14 +375,17 @@ class SpecSearch(Scoring):
 
 
 def _distinct(scored: list[Scored], each: int, alike: bool = False) -> list[Scored]:
-    """Return the first hypotheses of each structure, as many as `each` of those that give different answers; with `alike`
-    also those that give the same answers as one of them."""
+    """Return the first hypotheses of each structure with different answers, at most `each` of them.
+
+    With `alike`, also the hypotheses that give the same answers as one of these.
+    """
     found: list[Scored] = []
     answers: dict[str, set[bytes]] = {}
     for x in scored:
         shape = json.dumps([[s.get(n) for n in ("terms", "chain", "interleave")] for s in x.hypothesis["stages"]])
         own, wrong = answers.setdefault(shape, set()), x.wrong.tobytes()
-        if alike if wrong in own else len(own) < each:
+        wanted = alike if wrong in own else len(own) < each
+        if wanted:
             found.append(x)
             own.add(wrong)
     return found

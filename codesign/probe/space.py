@@ -239,7 +239,7 @@ class Space:
                         yield from ((path, cut) for cut in self._cut_alike(one, path, other - now, value))
 
     def _with_a_cut(self, hypothesis: Data, path: Path, bits: int, accumulator: Any) -> Iterator[tuple[Path, Data]]:
-        """Yield a stage that did not cut terms before with other roundings, and with fields that do nothing without a cut."""
+        """Yield a hypothesis whose stage now cuts terms with other roundings, and with fields that do nothing without a cut."""
         for mode in ("down", "nearest-even", "to-odd"):
             yield self._set(hypothesis, (*path, "rounding"), mode)
         if bits == WINDOW:
@@ -249,7 +249,8 @@ class Space:
             yield from (self._set(hypothesis, (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
 
     def _cut_alike(self, hypothesis: Data, path: Path, steps: int, before: Data) -> Iterator[Data]:
-        """Yield a stage with some fraction bits more than `before` and its running value, zeros or both cut where they were."""
+        """Yield a hypothesis whose stage has `steps` fraction bits more than `before`, and its running value, zeros or both
+        cut where they were."""
         own, zero = before.get("accumulator"), before.get("zero_exponent")
         if own is True:
             yield changed(hypothesis, (*path, "accumulator"), {"fraction_bits": before["fraction_bits"]})
@@ -324,7 +325,7 @@ class Space:
 
     @cached_property
     def formats(self) -> list[Any]:
-        """Return formats of registers: integers, or floats by the exponents of D, FP32, FP16 and of nine bits."""
+        """Formats of registers: integers, or floats by the exponents of D, FP32, FP16 and of nine bits."""
         d = self.signature.spec.accumulator
         if d.kind == "integer":
             return list(dict.fromkeys(["int32", "int64", "int16", d.name]))
@@ -352,7 +353,7 @@ class Space:
 
 
 def accumulator_of(fields: Data) -> Any:
-    """Return how a stage aligns its running value, without what is usual; True for like any term."""
+    """Return how a stage aligns its running value, without defaults; True if it aligns it like any term."""
     return {n: x for n, x in fields.items() if x is not None and (n, x) != ("offset", 0)} or True
 
 

@@ -86,10 +86,8 @@ def evaluate(
     `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
     evidence: tuple[Evidence, ...] = ()
-    with (
-        threads() as own,
-        nullcontext(own) if current_process().daemon else pool() as executor,
-    ):  # a daemon has no children
+    # A daemon may have no children.
+    with threads() as local, nullcontext(local) if current_process().daemon else pool() as executor:
 
         def counting(doing: str) -> CountingExecutor:
             phase(doing, 0, 0)
@@ -99,7 +97,7 @@ def evaluate(
             subject = Subject(proposal, sampling, counting(source.doing), train, model, evidence)
             evidence += (source.gather(subject),)
         figures = tuple(figure for found in evidence for figure in found.figures)
-        ask = asker(sampling, counting("measuring again what decides"), own)
+        ask = asker(sampling, counting("measuring again what decides"), local)
         verdicts = refine(proposal, judge(proposal, figures, ask), figures, ask)
     proposed = proposal.proposed()
     return Result(

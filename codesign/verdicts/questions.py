@@ -23,10 +23,10 @@ def answer(sampling: Sampling, *questions: Question) -> Sequence[Answer]:
     return questions[0].answers(questions, sampling)
 
 
-def asker(sampling: Sampling, executor: Executor, own: Executor) -> Ask:
+def asker(sampling: Sampling, executor: Executor, threads: Executor) -> Ask:
     """Return a function that answers questions on all cores; those on the same data are answered together.
 
-    `own` has threads of this process, for questions that leave something in its memory.
+    `threads` are those of this process, for questions that leave something in its memory.
     """
 
     def ask(questions: Sequence[Question]) -> Sequence[Answer]:
@@ -37,7 +37,7 @@ def asker(sampling: Sampling, executor: Executor, own: Executor) -> Ask:
         answers = []
         for found in order:
             asked = [questions[i] for i in found]
-            where = own if any(question.here for question in asked) else executor
+            where = threads if any(question.in_process for question in asked) else executor
             answers.append(where.submit(answer, sampling, *asked))
         given = {
             i: one

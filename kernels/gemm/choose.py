@@ -39,7 +39,7 @@ def candidates(p: GemmProblem) -> Iterator[Tile]:
 
 
 def without_promotion(tile: Tile, m: int) -> Tile:
-    """Return a twin's tile: its kernel's, but with 256 rows where only promotion leaves no registers for more than 128."""
+    """Return a twin's tile: its kernel's, but with 256 rows where promotion alone keeps the kernel to 128."""
     narrow = (tile.bm, tile.bn, tile.share, tile.grouped) == (128, 128, SharedOperand.A, False) and m > tile.bm
     return replace(tile, promote=0, bm=256, depth=1) if narrow else replace(tile, promote=0)
 

@@ -72,8 +72,8 @@ class Multiplied(Question):
         return type(self), drawn_together(self.gemm, self.tensors), self.fresh
 
     @property
-    def here(self) -> bool:
-        """True if the question leaves its operands for the next one of a search."""
+    def in_process(self) -> bool:
+        """True if the question keeps its operands in memory for the next one of a search."""
         return self.held is not None
 
     def ruled(self) -> list[Compared]:

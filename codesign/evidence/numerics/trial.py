@@ -134,8 +134,8 @@ class Trial:
         compiled: bool = True,
         beside: Trial | None = None,
     ) -> None:
-        """`derived` is shared by trials of the same GEMM with the same variants: the keys of operands and the multipliers that
-        one derives from an instruction, the others need not.
+        """`derived`, shared by trials of the same GEMM with the same variants, keeps the keys of operands and the multipliers
+        that one of them has derived from an instruction.
 
         `compiled` is false where an instruction is used so little that compiling it would take longer than it saves. `beside`
         is a trial of the same source, length of K, seeds, rows and columns; what both have in common is computed once.
@@ -351,10 +351,10 @@ class Trial:
         return self._once(which, objects, lambda: self._derived_key(which, instruction, flows))
 
     def _once(self, what: str, objects: tuple[Any, ...], derive: Callable[[], T]) -> T:
-        """Return what follows from some objects, derived once."""
+        """Return what `derive` makes of some objects, made once."""
         about = what, *map(id, objects)
         if about not in self._derived:
-            self._derived[about] = derive(), objects  # which keeps their ids theirs
+            self._derived[about] = derive(), objects  # kept, so that no other object gets their ids
         found: T = self._derived[about][0]
         return found
 

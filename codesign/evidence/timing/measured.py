@@ -40,7 +40,7 @@ def bench(gpu: str = "") -> BenchRecord:
 
 
 EARLIER = ((256, 128, SharedOperand.A), (128, 192, SharedOperand.B))
-"""Tiles of wgrad until December 2026, which the H100's record has."""
+"""Tiles of wgrad in the H100's record that kernels/gemm no longer has."""
 
 
 def product(m: int, n: int, k: int, scales: ScaleLayout, promote: int, groups: int = 0) -> Product:
@@ -73,7 +73,7 @@ def operation(row: BenchRow) -> Operation | None:
 
 
 def _tile(p: GemmProblem, name: str) -> Tile | None:
-    """Return the tile of a name in a record. Raises LookupError if kernels/gemm never had it."""
+    """Return the tile of a name in a record. Raises LookupError if it is neither a candidate nor one of `EARLIER`."""
     if not name:
         return None
     earlier = [

@@ -42,7 +42,7 @@ class Constants(Spec):
     copy_clocks: float
     """Clocks that each bulk copy, of operands or of their scales, adds to a stage limited by its copies."""
     l2_again: float
-    """Share of L2's bandwidth that a line takes which another SM of the wave reads as well."""
+    """Cost to L2 of each further read of a line in a wave, relative to the first."""
     memory_share: float
     """Share of the HBM bandwidth that a GEMM achieves."""
     store_passes: float
@@ -146,13 +146,12 @@ def tiles_of(p: GemmProblem, tile: Tile) -> int:
     return ceil(alone * (p.m / rows + p.groups / 2))
 
 
-def _readers(p: GemmProblem, tile: Tile, active: int) -> tuple[float, float]:
+def _readers(p: GemmProblem, tile: Tile, active: int, team_a: int, team_b: int) -> tuple[float, float]:
     """Return how many teams of a wave read the same rows of A, and the same rows of B."""
-    teams_a, teams_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
     down, across = ceil(p.m / max(p.groups, 1) / tile.bm), ceil(p.n / tile.bn)
     high = min(down, max(BAND // tile.bm, 1), active)
     wide = min(across, active / tile.split / high)
-    return max(1.0, wide / teams_a), max(1.0, high / teams_b)
+    return max(1.0, wide / team_a), max(1.0, high / team_b)
 
 
 def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
@@ -163,20 +162,20 @@ def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
     rounds, active = waves(ctas, slots), min(ctas, slots)
     steps = ceil(p.steps / tile.split)
 
-    of_scales = 3 if p.scales == ScaleLayout.GROUP else 1  # work of a promotion, relative to one with a scale per block
+    # Work of a promotion, relative to one FFMA: a scale per column adds a multiplication and a read from shared memory.
+    promotion = 3 if p.scales == ScaleLayout.GROUP else 1
     # Clocks of an SM for one stage.
     mma = tile.bm / 64 * (STEP / 32) * machine.wgmma(tile.bn) * x.clocks
     ffma = 0.0
     if p.promote and tile.depth == 1:
-        # One FFMA per element. A scale per column adds a multiplication and a read from shared memory, each as long.
-        ffma = tile.bm / 64 * (STEP / 32) * machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * of_scales
-    # A team's operands are read from L2 once, and copied into each of its SMs. L2 gives lines that several read at once faster.
+        ffma = tile.bm / 64 * (STEP / 32) * machine.promotion(tile.bn, p.promote, 1 - c.out_of_turn) * promotion
+    # A team's operands are read from L2 once, and copied into each of its SMs. Copies are those of A, B and their scales.
     a, b = tile.bm * STEP * x.widths[0], tile.bn * STEP * x.widths[1]
     landing = ((a + b) / machine.copied_bytes_per_clock + (2 + p.scales) * c.copy_clocks) / machine.mhz
     team_a, team_b = (tile.sharers if tile.share == side else 1 for side in (1, 2))
-    readers_a, readers_b = _readers(p, tile, active)
+    readers_a, readers_b = _readers(p, tile, active, team_a, team_b)
 
-    def read(readers: float) -> float:
+    def read(readers: float) -> float:  # cost to L2 of a line, per team that reads it
         return (1 + c.l2_again * (readers - 1)) / readers
 
     crossing = active * (a / team_a * read(readers_a) + b / team_b * read(readers_b)) / machine.l2_rate
@@ -196,13 +195,13 @@ def _product(x: Product, machine: Machine, c: Constants) -> ModelledTime:
 
     # Time of an SM's Tensor Cores at the highest clock. Slower units need no more energy for the same products.
     work = ctas * steps * mma / x.clocks / machine.mhz / machine.sms
-    work *= x.energy + (c.promotion_energy / p.promote * of_scales if p.promote else 0.0)
+    work *= x.energy + (c.promotion_energy / p.promote * promotion if p.promote else 0.0)
     clock = _clock(lambda clock: clock**2 * work / total(clock) <= c.full_clock)
     return ModelledTime(total(clock), rounds * steps * ffma / machine.mhz, clock)
 
 
 def copied(x: Product, us: float, machine: Machine) -> float:
-    """Return the bytes per clock that come into each SM in a GEMM of `us` microseconds; 0 if it does not occupy all SMs."""
+    """Return the operand bytes per clock copied into each SM by a GEMM that takes `us`; 0 if it does not occupy all SMs."""
     p, tile = x.problem, x.tile or choose(x.problem, gpu_of(machine.gpu, machine.sms))
     ctas, slots = tiles_of(p, tile) * tile.split, machine.sms // tile.cluster * tile.cluster
     rounds = waves(ctas, slots) if ctas >= slots else 0

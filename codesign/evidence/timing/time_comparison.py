@@ -110,8 +110,8 @@ def _reach(timer: Timer, x: Product, root: Product, known: Ends) -> Ends:
 
     For promotion or scales left out, they come from errors of ratios of kernels: of modelled ones, or of measured ones
     between chips (`known`, on the speedup to `root`). For a slower unit or fewer SMs, they are those of a time, but at most the
-    change itself. Wider operands may cost nothing, since no kernel shows what limits their path, or as much as if the path were
-    no wider than kernels show, and L2 gave each line that several SMs read at once to each of them anew.
+    change itself. Wider operands may cost nothing, since no kernel shows what limits their path. They may also cost as much as
+    if they reached the SMs no faster than in any measured kernel, and every read of a line cost L2 as much as the first.
     """
     if x == root:
         return 1 / known[1], 1 / known[0]
@@ -120,7 +120,7 @@ def _reach(timer: Timer, x: Product, root: Product, known: Ends) -> Ends:
     modelled = timer.ratios.of_model(pair(root, same)) if replace(same, tile=root.tile) != root else (1.0, 1.0)
     rest = min(log(timer.fit.reach.product), abs(log(timer.modelled(narrow) / timer.modelled(same))))
     wider = log(timer.modelled(x) / timer.modelled(narrow))
-    widest = log(timer.at_least(x) / timer.at_least(narrow))
+    widest = log(timer.at_measured_feed(x) / timer.at_measured_feed(narrow))
     ends = (known[1], modelled[1], wider), (known[0], modelled[0], max(widest - wider, 0.0))
     faster, slower = (hypot(log(chips), log(model), rest, bytes_) for chips, model, bytes_ in ends)
     return exp(-faster), exp(slower)

@@ -48,14 +48,14 @@ class Timer:
             self._modelled[key] = time(operation, self.machine, key[1]).total
         return self._modelled[key]
 
-    def at_least(self, operation: Operation) -> float:
-        """Return the modelled time in us if operands came to the SMs no faster than measured kernels show."""
+    def at_measured_feed(self, operation: Operation) -> float:
+        """Return the modelled time in us if operands reach the SMs no faster than in any measured kernel."""
         machine = replace(self.machine, copied_bytes_per_clock=self._copied)
         return time(operation, machine, self.fit.constants.model_copy(update={"l2_again": 1.0})).total
 
     @cached_property
     def _copied(self) -> float:
-        """Most bytes per clock that a measured GEMM copies into each SM at once."""
+        """Most operand bytes per clock that a measured GEMM copies into each SM."""
         return max(copied(x, us, self.machine) for _, x, us in measured.rows(self.bench) if isinstance(x, Product))
 
     def row(self, operation: Operation) -> BenchRow | None:
