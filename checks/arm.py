@@ -134,7 +134,7 @@ def program(spec: Instruction, sizes: list[int]) -> bytes:
 
 def modes(spec: Instruction) -> dict[str, int]:
     """Return the control registers of an instruction: FPCR with EBF, and FPMR with LSCALE, OSM and the formats of B and A."""
-    lscale = -spec.scale.power if spec.scale else 0
+    lscale = -spec.scale_power
     e4m3 = (spec.a.name == "e4m3") | (spec.b.name == "e4m3") << 3
     return {"fpcr": (".ebf1." in spec.name) << 13, "fpmr": lscale << 16 | spec.name.endswith("osm1") << 14 | e4m3}
 

@@ -218,6 +218,13 @@ class Format(Described):
             return extent(self.values)[2]
         return 0 if self.kind == "integer" else self.min_exponent - self.mantissa_bits
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """True if every code is a whole number, as in integers, tables of them, and floats whose last place is at least 1."""
+        if self.kind == "table":
+            return all(not isinstance(x, str) and x.is_integer() for x in self.values)
+        return self.min_lsb_exponent >= 0 and self.nan == "none" and not self.infinity
+
     @property
     def nan_code(self) -> int | None:
         """Code written for a NaN unless an instruction names another: positive, and in IEEE formats quiet, no payload."""

@@ -43,7 +43,7 @@ class Instruction(Spec):
     c: FormatRef | None = None
     """Format of C as it is stored; default: that of D."""
     accumulator: FormatRef
-    """Format of D as it is stored, and of C unless `c` names another."""
+    """Format of D as it is stored, and of C unless `c` names another. An integer needs operands of whole numbers."""
     widen: FormatRef | None = None
     """Format that A and B are converted to before they are multiplied; default: none. The conversion is exact. It affects
     alignment alone: a subnormal of A or B that is normal in this format aligns with the exponent of its leading bit."""
@@ -109,7 +109,7 @@ class Instruction(Spec):
 
     @property
     def is_integer(self) -> bool:
-        """True if every value is an integer, D too; integer operands alone may also sum up to floating point."""
+        """True if every value is a whole number and D an integer; whole operands alone may also sum up to floating point."""
         return self.accumulator.kind == "integer"
 
     @cached_property
@@ -173,6 +173,11 @@ class Instruction(Spec):
         """Scales of the operands that have them."""
         return tuple(side for side in (self.scale.a, self.scale.b) if side) if self.scale else ()
 
+    @property
+    def scale_power(self) -> int:
+        """Exponent of the constant scale; 0 without one."""
+        return self.scale.power if self.scale else 0
+
     def per_line(self) -> Instruction:
         """Return the same arithmetic with scales that rows of A or columns of B do not share."""
         if self.scale is None:
@@ -209,7 +214,7 @@ class Instruction(Spec):
     def _check_operands(self) -> None:
         if self.is_integer and self.flush_inputs:
             raise at("flush_inputs", message="integers have no subnormals", hint="drop `flush_inputs`")
-        if self.infinite_from is not None and self.a.kind == self.b.kind == "integer":
+        if self.infinite_from is not None and (self.is_integer or self.a.kind == self.b.kind == "integer"):
             raise at("infinite_from", message="products of integers are never infinite", hint="drop `infinite_from`")
         if not (self.a.zero and self.b.zero):
             offender = "b" if self.a.zero else "a"
@@ -217,8 +222,16 @@ class Instruction(Spec):
         for field, fmt in (("accumulator", self.accumulator), ("c", self.c_format)):
             if fmt.kind == "table":
                 raise at(field, message=f"{fmt.name} is a table of numbers, which are for operands and scales")
-        if self.is_integer and {self.a.kind, self.b.kind} != {"integer"}:
-            raise at("accumulator", message=f"{self.accumulator.name} cannot hold floating-point products")
+        for fmt in (self.a, self.b) if self.is_integer else ():
+            if not fmt.is_whole:
+                message = (
+                    f"{self.accumulator.name} cannot hold products of {fmt.name}: not every code is a whole number"
+                )
+                raise at(
+                    "accumulator", message=message, hint="a floating-point accumulator, or operands of whole numbers"
+                )
+        if self.widen is not None and self.is_integer:
+            raise at("widen", message="integers are summed exactly, so that nothing is aligned", hint="drop `widen`")
         if self.widen is not None and self.widen.kind != "float":
             raise at("widen", message=f"operands are widened to a floating-point format, not to {self.widen.name}")
         for operand in (self.a, self.b):
@@ -307,7 +320,7 @@ class Instruction(Spec):
 
     def _check_kinds(self) -> None:
         """Refuse an integer register for anything but a sum of integers."""
-        whole = self.a.kind == self.b.kind == "integer" and self.scaled_stage != -1
+        whole = self.a.is_whole and self.b.is_whole and self.scaled_stage != -1
         for index, (name, stage) in enumerate(self.stages.items()):
             running = stage.result[-1].format.kind if stage.result and stage.accumulator else "integer"
             whole = whole and running == "integer"

@@ -7,6 +7,7 @@ as plain data, for a proposal to change.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -178,9 +179,8 @@ _ABOUT = ("source", "checked", "known")
 
 def _sparse_name(name: str) -> str:
     """Return the name of the sparse instruction that stores as many products as a dense one: `.sp` and twice the k."""
-    architecture, kind, shape, rest = name.split(".", 3)
-    sides, _, k = shape.partition("k")
-    return f"{architecture}.{kind}.sp.{sides}k{2 * int(k)}.{rest}"
+    shape = re.compile(r"\.((?:cta_group::2\.)?m\d+n\d+)k(\d+)\.")
+    return shape.sub(lambda x: f".sp.{x[1]}k{2 * int(x[2])}.", name, count=1)
 
 
 def _combinations(each: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -78,7 +78,8 @@ class Scaling(Spec):
     a: ScaleOperand | None = None
     b: ScaleOperand | None = None
     power: Exponent = later(0)
-    """Exponent of a constant scale 2**power, with which every scaled term is multiplied, too (Arm FP8: -LSCALE)."""
+    """Exponent of a constant scale 2**power, with which every scaled term is multiplied, too (Arm FP8: -LSCALE). D keeps it.
+    Errors, trained and emulated models are of D times 2**-power, since software takes it back."""
     onto: str = "products"
     """Terms that are scaled: `products`, or the name of a stage, for its results."""
     product: Register | None = None

@@ -81,10 +81,25 @@ def table_formats(draw):
 
 
 @st.composite
+def whole_formats(draw, most=64):
+    """A format of whole numbers: an integer, or floats or a table of whole numbers alone."""
+    kind = draw(st.sampled_from(["integer", "integer", "float", "table"]))
+    if kind == "integer":
+        return draw(integer_formats(most))
+    if kind == "table":
+        numbers = st.integers(-20, 20) | st.integers(-(1 << 40), 1 << 40)
+        return Format(name="t", kind="table", values=[0, 1, *draw(st.lists(numbers, min_size=14, max_size=14))])
+    exponent_bits, mantissa_bits = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    fields = {"exponent_bits": exponent_bits, "mantissa_bits": mantissa_bits, "signed": draw(st.booleans())}
+    fields["low_padding"] = draw(st.sampled_from([0, 0, 0, 3]))
+    return Format(name="w", bias=1 - mantissa_bits - draw(st.integers(0, 3)), overflow="saturate", **fields)
+
+
+@st.composite
 def operand_formats(draw, kind):
     """A format of A or B, mostly one with a name, and half of them of a kind: `float`, `integer` or `table`."""
     if kind != "float" and draw(st.booleans()):
-        several = draw(integer_formats(20)) if kind == "integer" else draw(table_formats())
+        several = draw(whole_formats(20)) if kind == "integer" else draw(table_formats())
         names = ["int8", "uint8", "int4", "uint4"] if kind == "integer" else ["nf4", "hif8", "posit8"]
         return draw(st.sampled_from([several, several, *map(named, names)]))
     return named(draw(st.sampled_from(FLOAT_OPERANDS))) if draw(st.integers(0, 3)) else draw(float_formats(6, 10))
@@ -179,7 +194,7 @@ def scale_operands(draw, group):
 def instructions(draw, codebooks=False):
     """A valid instruction with a floating-point D and one to three stages, perhaps interleaved, perhaps scaled.
 
-    In some, operands are integers, and so are registers of sums of integers; in some, registers draw random bits. With
+    In some, operands are whole numbers, and registers of their sums integers; in some, registers draw random bits. With
     `codebooks`, operands of some are looked up in tables.
     """
     kind = draw(st.sampled_from(["float", "float", "integer", "table"]))
@@ -199,7 +214,7 @@ def instructions(draw, codebooks=False):
         body[f"s{i}"] = stage
         span *= terms * chain
     onto = draw(st.sampled_from([None, None, "products", *list(body)[:-1]]))
-    if a.kind == b.kind == "integer" and onto != "products":
+    if a.is_whole and b.is_whole and onto != "products":
         for name in list(body)[:-1]:  # sums of integers, up to the stage that is scaled or rounded to floating point
             if draw(st.booleans()) or (body[name].get("result") and not draw(st.booleans())):
                 break
@@ -277,7 +292,7 @@ def integer_instructions(draw):
     kept = body[f"s{depth - 1}"]["result"][-1]["format"]
     accumulator = draw(st.sampled_from([kept, kept.model_copy(update={"mantissa_bits": 61, "name": "wide"})]))
     assume(accumulator.holds(kept))
-    spec = {"name": "random", "a": draw(integer_formats()), "b": draw(integer_formats()), "accumulator": accumulator}
+    spec = {"name": "random", "a": draw(whole_formats()), "b": draw(whole_formats()), "accumulator": accumulator}
     spec["c"] = draw(st.one_of(st.none(), st.none(), integer_formats()))
     spec["shape"] = {"m": 4, "n": 4, "k": span * parts * draw(st.sampled_from([1, 2]))}
     return Instruction.model_validate(spec | {"stages": body})

@@ -38,6 +38,7 @@ SIZES = {
     "ime": 24,
     "rdna3": 12,
     "rdna4": 8,
+    "rubin": 2 * (32 + 16 + 16),
     "rtx_blackwell": 155 + 3 + 48,
     "turing": 21,
     "volta": 3,
@@ -51,7 +52,7 @@ def different(specs):
 
 
 SPECS = [load(name) for name in catalogue()]
-INTEGERS = different(spec for spec in SPECS if spec.a.kind == "integer" and not spec.sparsity)
+INTEGERS = different(spec for spec in SPECS if spec.is_integer and not spec.sparsity)
 FP64 = different(spec for spec in SPECS if spec.a.name == "fp64")
 
 
@@ -71,16 +72,16 @@ def test_every_instruction_loads_under_its_name():
 def test_a_sparse_instruction_stores_as_many_products_as_its_dense_one():
     """Every sparse instruction of the catalogue is the dense one of half the k, once the other operand is gathered."""
     pairs = [(spec, load(dense_name(spec.name))) for spec in SPECS if ".sp." in spec.name]
-    assert len(pairs) == 572 + 40 + 44 + 44 + 48
+    assert len(pairs) == 572 + 40 + 44 + 44 + 48 + 64
     for sparse, dense in pairs:
         assert (sparse.dense.shape, sparse.dense.stages) == (dense.shape, dense.stages), sparse.name
-        elsewhere = "documented" if sparse.a.kind == "integer" else "assumed"
+        elsewhere = "documented" if sparse.is_integer else "assumed"
         assert sparse.known == ("silicon" if sparse.name.startswith("hopper.") else elsewhere)
 
 
 def dense_name(name):
     """Return the name of the dense instruction of half the k."""
-    return re.sub(r"\.sp\.(m\d+n\d+)k(\d+)", lambda x: f".{x[1]}k{int(x[2]) // 2}", name)
+    return re.sub(r"\.sp\.((?:cta_group::2\.)?m\d+n\d+)k(\d+)", lambda x: f".{x[1]}k{int(x[2]) // 2}", name)
 
 
 def flushing(x):
@@ -257,7 +258,7 @@ def test_a_rule_that_is_a_little_off_is_caught(oracle, name, stage, change):
 
 @pytest.mark.parametrize("spec", INTEGERS, ids=lambda spec: spec.name)
 def test_integers_are_exact_and_overflow_once(spec):
-    """INT8 and INT4 sums are those of whole numbers; each instruction wraps around or clamps after its whole sum."""
+    """Integer sums are those of whole numbers; each instruction wraps around or clamps after its whole sum."""
     k, low, size = spec.shape.k, -(1 << 31), 1 << 32
     *_, last = spec.stages.values()
     saturates = last.result[0].overflow == "saturate"

@@ -162,6 +162,9 @@ def test_packing_is_reversible():
     [
         (instruction({"s": {"terms": 4, "result": INT32}, "t": {"terms": 1, "accumulator": True, "result": INT32}},
                      "int8", "int8", accumulator="int32"), "of several stages"),
+        (instruction({"s": {"terms": 4, "accumulator": True, "result": INT32}}, "int8",
+                     {"name": "s11", "exponent_bits": 1, "mantissa_bits": 10, "bias": -9, "overflow": "saturate"},
+                     accumulator="int32"), "integer sums of products of s11"),
         (instruction({"s": aligned(4, 13, exponent=0), "t": aligned(1, 20, **FUSED)}), "fixed `exponent` 0"),
         (instruction({"s": {"terms": 3, **FUSED}}, "fp32", "fp32"), "not supported in hardware"),
         (instruction({"s": aligned(4, 13, **FUSED)}, "e5m2", "e5m2",

@@ -91,6 +91,23 @@ def test_an_instruction_that_no_model_can_be_cast_to_is_refused(change, message)
     assert refused.value.problems[0].hint
 
 
+def test_a_constant_scale_is_taken_back():
+    """A model on FP32 sums times 2^-4 has the outputs of one on the sums, to the bit; a power that FP32 lacks is refused."""
+    arm, model, x = "arm.fmmla.f32.e4m3.e4m3.lscale0.osm0", Mlp(), torch.randn(8, 96)
+
+    def on(power):
+        spec = Instruction.model_validate(changed(raw(arm), {"scale": {"power": power, "onto": "dot"}}))
+        with emulator.emulate(model, on=spec):
+            return model(x)
+
+    with emulator.emulate(model, on=load(arm)):
+        plain = model(x)
+    assert torch.equal(on(-4), plain)
+    assert torch.equal(on(9), plain)
+    with pytest.raises(InputError, match=r"takes a constant scale of 2\*\*-128 back"):
+        on(-128)
+
+
 def test_every_linear_of_a_model_has_the_bits_of_isa_model():
     """Outputs of up and down equal quantised operands multiplied by isa_model, scaled and biased in FP32; the gate is left."""
     model, x, seen = Mlp(), torch.randn(40, 96), {}

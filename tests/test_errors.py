@@ -13,6 +13,8 @@ from codesign.proposal.quantisation import Quantisation
 from codesign.workloads.gemms import select
 from isa_model import load
 from isa_model.formats import FORMATS
+from isa_model.instruction import Instruction
+from isa_model.library import changed, raw
 
 
 def operand(lines, lost=0.0, nonzero=4.0):
@@ -99,6 +101,37 @@ def test_an_output_at_the_end_of_a_saturating_register_overflows():
     assert of("saturate", 8.0)["overflow_share"] == of("infinity", 8.0)["overflow_share"] == 0
     assert of("infinity", 100.0)["overflow_share"] == 1
     assert of("infinity", 100.0)["total_error"] == np.inf
+
+
+ARM = "arm.fmmla.f32.e4m3.e4m3.lscale0.osm0"
+
+
+@pytest.mark.parametrize("power", [-4, 7])
+def test_a_constant_scale_is_taken_back_before_errors_are_measured(power):
+    """FP32 sums times a power of two have the figures of those without, and fill its registers that much more or less."""
+    plain = load(ARM)
+    scaled = Instruction.model_validate(changed(raw(ARM), {"scale": {"power": power, "onto": "dot"}}))
+    (gemm,), rule = select("gemm.fprop.4x4x64"), Quantisation()
+    trial = Trial(gemm, "normal", (0, 1), 4, 4, rule)
+    one, other = trial.outcome(plain), trial.outcome(scaled)
+    assert np.array_equal(one.d, other.d)
+    assert 0 < values(one)["total_error"] < 0.1
+    assert values(one) == values(other)
+    assert other.filled == one.filled * 2.0**power
+
+
+def test_a_constant_scale_counts_where_a_register_overflows():
+    """64 products of 100 x 100 overflow FP16, but not once they are multiplied by 2^-5."""
+    name = "arm.fmmla.f16.e4m3.e4m3.lscale0.osm0"
+    (gemm,), rule = select("gemm.fprop.2x2x64"), Quantisation(scales="none")
+    trial = Trial(gemm, "uniform", (0,), 2, 2, rule)
+    trial.a, trial.b = (replace(x, x=np.full_like(x.x, 96.0)) for x in (trial.a, trial.b))
+    cut = trial.outcome(load(name))
+    assert not np.isfinite(cut.d).any()
+    kept = trial.outcome(Instruction.model_validate(changed(raw(name), {"scale": {"power": -5, "onto": "dot"}})))
+    assert (kept.d == 64 * 96.0**2).all()
+    assert kept.filled == 64 * 96.0**2 / 2**5 / 2.0**15
+    assert values(kept)["overflow_share"] == 0
 
 
 def test_a_weight_of_zeros_has_no_error():

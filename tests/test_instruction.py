@@ -8,9 +8,9 @@ from hypothesis import given
 from strategies import instructions
 
 from isa_model import InputError, load, matmul, named, promoted
-from isa_model.array_codec import to_codes
+from isa_model.array_codec import code_dtype, to_codes
 from isa_model.diagnostics import parse_yaml
-from isa_model.formats import FORMATS
+from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.library import raw, validated
 from isa_model.operand_fields import ScaleOperand, Scaling
@@ -140,6 +140,54 @@ def test_an_instruction_loads_from_a_file(tmp_path):
     assert matmul(spec, np.full((1, 4), 0x3C0, np.uint16), np.full((4, 1), 0x38, np.uint8))[0, 0] == 4.0
 
 
+SIGN_AND_11 = {"name": "s11", "exponent_bits": 1, "mantissa_bits": 10, "bias": -9, "overflow": "saturate"}
+
+
+@pytest.mark.parametrize(
+    ("fmt", "numbers"),
+    [
+        (SIGN_AND_11, {0: 0, 1: 1, 0x7FF: 2047, 0x800: 0, 0xFFF: -2047}),
+        (
+            {"name": "two", "exponent_bits": 2, "mantissa_bits": 1, "bias": 0, "overflow": "saturate"},
+            {1: 1, 7: 12, 15: -12},
+        ),
+        ({"name": "odd", "kind": "table", "values": [0, 1, -3, 5]}, {1: 1, 2: -3, 3: 5}),
+    ],
+)
+def test_integers_hold_products_of_every_format_of_whole_numbers(fmt, numbers):
+    """INT32 sums of sign-magnitude numbers, of floats without fractions and of tables of integers are those of integers."""
+    stage = {"terms": len(numbers), "accumulator": True, "result": {"format": "int32", "rounding": "nearest-even"}}
+    spec = Instruction.model_validate(
+        {
+            "shape": {"m": 1, "n": 1, "k": len(numbers)},
+            **{"a": fmt, "b": "int8", "accumulator": "int32"},
+            "stages": {"sum": stage},
+        }
+    )
+    a = np.array([list(numbers)], code_dtype(spec.a))
+    b = np.arange(-1, len(numbers) - 1, dtype=np.int8)[:, None]
+    expected = 7 + sum(x * y for x, y in zip(numbers.values(), b[:, 0].tolist(), strict=True))
+    for engine in ("golden", "portable", "cpu"):
+        assert matmul(spec, a, b, np.array([[7]], np.int32), engine=engine)[0, 0] == expected
+
+
+@pytest.mark.parametrize(
+    ("fmt", "whole"),
+    [
+        (FORMATS["int8"], True),
+        (FORMATS["e2m1"], False),
+        (Format(**SIGN_AND_11), True),
+        (Format(**{**SIGN_AND_11, "bias": -8}), False),
+        (Format(**{**SIGN_AND_11, "nan": "all-ones"}), False),
+        (Format(name="t", kind="table", values=(0, 1, 2, "nan")), False),
+        (Format(name="t", kind="table", values=(0, 1, 2, 0.5)), False),
+    ],
+)
+def test_a_format_of_whole_numbers_has_no_fraction_and_no_special_code(fmt, whole):
+    """Halves, infinities and NaNs make a format one that integers cannot sum."""
+    assert fmt.is_whole is whole
+
+
 GOOD = raw("hopper.wgmma.m64n8k32.f32.e4m3.e4m3")
 FUSE = GOOD["stages"]["fuse"]
 
@@ -152,7 +200,15 @@ def without(mapping, key):
     ("change", "message"),
     [
         ({"a": "ue8m0"}, "needs a zero: ue8m0 is for scales"),
-        ({"accumulator": "int32"}, "cannot hold floating-point products"),
+        ({"accumulator": "int32"}, "int32 cannot hold products of e4m3: not every code is a whole number"),
+        (
+            {"a": SIGN_AND_11, "b": SIGN_AND_11, "accumulator": "int32", "nan": None, "infinite_from": 4},
+            "products of integers are never infinite",
+        ),
+        (
+            {"a": SIGN_AND_11, "b": SIGN_AND_11, "accumulator": "int32", "nan": None, "widen": "fp32"},
+            "integers are summed exactly, so that nothing is aligned",
+        ),
         (
             {"a": "int8", "b": "int8", "accumulator": "int32", "nan": None},
             "accumulator int32 does not hold every number of the register e8m13",

@@ -126,6 +126,9 @@ class GemmRecipe(Spec):
         if self.instruction is not None and self.instruction.is_stochastic:
             message = "training does not support instructions that round stochastically: no seed is passed to them"
             raise at("instruction", message=message, hint="another rounding of its registers")
+        if self.instruction is not None and not -127 <= self.instruction.scale_power <= 126:
+            message = f"no FP32 number takes a constant scale of 2**{self.instruction.scale_power} back"
+            raise at("instruction", message=message, hint="a `scale.power` of -127 to 126")
         if self.instruction is None:
             if self.promote_every:
                 raise at("promote_every", message="FP32 sums need no promotion", hint="an instruction, or leave it out")

@@ -61,7 +61,7 @@ def multiply(
 ) -> Tensor:
     """Return D = A B, for `a` (..., M, K) and `b` (..., K, N) with their scales, summed as `gemm` defines.
 
-    D is FP32, rounded once to the dtype `out`. Raises ValueError if K differs.
+    D is FP32, without the constant scale of an instruction, rounded once to the dtype `out`. Raises ValueError if K differs.
     """
     if a.elements.shape[-1] != b.elements.shape[-2]:
         raise ValueError(f"A is {tuple(a.elements.shape)} and B is {tuple(b.elements.shape)}: K differs")
@@ -71,6 +71,8 @@ def multiply(
         return _batched(gemm, a, b, engine, out)
     levels = [[x.scales for x, axis in ((a, 1), (b, 0)) if x.scales is not None and _constant(x.group, axis)]]
     levels.append([x.factor for x in (a, b) if x.factor is not None])
+    if gemm.spec is not None and gemm.spec.scale_power:
+        levels.append([torch.tensor(2.0**-gemm.spec.scale_power, device=a.elements.device)])
     levels = [factors for factors in levels if factors]
     compute = _native if engine == "native" else partial(_model, on_cpu=engine == "cpu")
     if len(levels) < 2 and all(x.numel() == 1 for factors in levels for x in factors):

@@ -232,7 +232,7 @@ def spec_table(spec: Instruction, prefix: str) -> tuple[str, str]:
         "nan_code": _code(spec.nan_code or 0),
         "scaled_products": int(spec.scaled_stage == -1),
         "levels": len(levels(spec)),
-        "power": scale.power if scale else 0,
+        "power": spec.scale_power,
         "scale_product": int(bool(scale and scale.product)),
         "scale_result": int(bool(scale and scale.result)),
         **({"level": braces(f"{{{form(x.format)}, {group}}}" for x, group in levels(spec))} if levels(spec) else {}),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa_model import golden
-from isa_model.array_codec import code_dtype, whole_numbers
+from isa_model.array_codec import code_dtype, decode_array, whole_numbers
 from isa_model.float64 import Codes
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -29,7 +29,7 @@ VALUES = 1 << 22
 def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
     """Return D as raw codes from raw codes `a` (M, K), `b` (K, N), `c` (M, N) of an integer instruction."""
     d: Any = np.empty(c.shape, code_dtype(spec.accumulator))
-    left, right, start = whole_numbers(spec.a, a), whole_numbers(spec.b, b), whole_numbers(spec.c_format, c)
+    left, right, start = _numbers(spec.a, a), _numbers(spec.b, b), whole_numbers(spec.c_format, c)
     side = isqrt(VALUES // spec.shape.k) + 1
     for i in range(0, d.shape[0], side):
         for j in range(0, d.shape[1], side):
@@ -43,9 +43,22 @@ def matmul(spec: Instruction, a: Codes, b: Codes, c: Codes) -> Codes:
     return np.asarray(d)
 
 
+def _numbers(fmt: Format, codes: Codes) -> Whole:
+    """Return the values of codes of a format of whole numbers."""
+    if fmt.kind == "integer":
+        return whole_numbers(fmt, codes)
+    values = decode_array(fmt, codes)
+    return values.astype(np.int64) if _bits(fmt) < 64 else np.vectorize(int, otypes=[object])(values)
+
+
+def _bits(fmt: Format) -> int:
+    """Return the bits of the magnitudes of a format of whole numbers."""
+    return fmt.mantissa_bits if fmt.kind == "integer" else fmt.max_exponent + 1
+
+
 def _instruction(spec: Instruction, a: Whole, b: Whole, c: Whole, c_format: Format) -> Whole:
     """Compute one instruction for every element as golden.instruction does, with bounds in bits from stage to stage."""
-    bits = spec.a.mantissa_bits + spec.b.mantissa_bits
+    bits = _bits(spec.a) + _bits(spec.b)
     values: Sequence[Any] = range(a.shape[1])
     *inner, last = spec.stages.values()
     for index, stage in enumerate((*inner, last)):

@@ -157,7 +157,7 @@ def program(spec: Instruction) -> tuple[NDArray[np.int64], NDArray[np.int64]] | 
         _or_none(spec.infinite_from),
         *(_signed(nan), OVERFLOWS.index(fmt.overflow)),
         -2 if spec.scaled_stage is None else spec.scaled_stage,
-        scale.power if scale else 0,
+        spec.scale_power,
         int(bool(scale and scale.product and sides)),
         int(bool(scale and scale.result)),
         *(group_a, group_b),
@@ -230,7 +230,7 @@ def _extent(spec: Instruction, stages: list[Stage]) -> tuple[int, int]:
     highs = [*(f.max_exponent for f in formats), *(x[1] for x in own)]
     lows.append(spec.a.min_lsb_exponent + spec.b.min_lsb_exponent)
     highs.append(spec.a.max_exponent + spec.b.max_exponent + 2)
-    power = spec.scale.power if spec.scale else 0
+    power = spec.scale_power
     sides = [side.format for side in (spec.scale.a, spec.scale.b) if side] if spec.scale else []
     factors = [(f.min_lsb_exponent, f.max_exponent + 1) for f in sides] + [(power, power + 1)]
     scales_low = sum(min(0, low) for low, _ in factors)

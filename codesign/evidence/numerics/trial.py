@@ -101,11 +101,12 @@ def _filled(instruction: Instruction, output: Format, sums: Float64, d: Float64)
     """Return the largest magnitude of sums over the largest number of any register, or of D over its format's, if larger."""
     import numpy as np
 
-    registers = [
-        instruction.accumulator,
-        *(r.format for stage in instruction.stages.values() for r in stage.result or ()),
+    power, scaled = instruction.scale_power, instruction.scaled_stage or 0
+    registers = [  # with the power of two by which a constant scale has multiplied what they hold
+        (instruction.accumulator, power),
+        *((r.format, power * (i > scaled)) for i, x in enumerate(instruction.stages.values()) for r in x.result),
     ]
-    room = min(r.max_exponent for r in registers), output.max_exponent
+    room = min(fmt.max_exponent - held for fmt, held in registers), output.max_exponent
     return max(float(np.ldexp(np.abs(x).max(initial=0.0), -most)) for x, most in zip((sums, d), room, strict=True))
 
 
@@ -274,6 +275,8 @@ class Trial:
                 codes = multiply(a.codes[i], b.codes[i].T, scale_a, scale_b, seed, places)
                 d[i] = decode_array(own.accumulator, codes)
         saturated = _saturated(own, d)
+        if own.scale_power:  # software takes a constant scale back, together with the factors of whole tensors
+            d = np.ldexp(d, -own.scale_power)
         if a.zero or b.zero:  # software subtracts the contribution of the codes of zero
             of_a, of_b = (x.elements.sum(axis=2, dtype=np.float64) + x.zero * x.elements.shape[2] for x in (a, b))
             d -= a.zero * of_b[:, None, :] + b.zero * of_a[:, :, None] - a.zero * b.zero * a.elements.shape[2]

@@ -154,6 +154,10 @@ def check(spec: Instruction) -> None:
         raise InputError.of(
             f"{spec.name}: an integer instruction of several stages or registers is not supported in hardware"
         )
+    for fmt in (spec.a, spec.b) if spec.is_integer or sums_integers(spec) else ():
+        if fmt.kind != "integer":
+            message = f"{spec.name}: integer sums of products of {fmt.name} are not supported in hardware"
+            raise InputError.of(message, "operands in two's complement, such as int12")
     for index, (name, stage) in enumerate(spec.stages.items()):
         whole = any(register.format.kind == "integer" for register in stage.result)
         if whole and not spec.is_integer and not (index == 0 and sums_integers(spec)):
