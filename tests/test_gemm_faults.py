@@ -43,7 +43,7 @@ PLANTED = {
         "      for (; more; more = walk.next(tile)) {\n        const int b_row",
         "before the grid before has ended",
     ),
-    "no release": (PROMOTED, "if (closing && !(SCALES == 2 && PROMOTE)) release(stage);", "", "deadlock"),
+    "no release": (PROMOTED, "if (closing) release(stage);", "", "deadlock"),
     "a released stage still multiplied": (
         Tile(128, 64, stages=2, scales=TENSOR, promote=0, depth=2),
         "wgmma_wait<1>();\n                  if (before",
