@@ -82,9 +82,8 @@ def machine(record: Mapping[str, Any]) -> Machine:
             )
             for n, every in promoted
         },
-        copied_bytes_per_clock=value["tma-l2-read-alone.gbps"] * 1e3 / value["clock.light_mhz"]
-        if "tma-l2-read-alone.gbps" in value
-        else H200_COPIED,
+        copied_bytes_per_clock=_copied(record)
+        or _copied(shipped()["NVIDIA H200"]),  # the H100 has the same SM, but no figure
         l2_rate=value["tma-l2-read.gbps"] * 1e3,
         read_rate=value["tma-memory-read.gbps"] * 1e3,
         write_rate=value["memory-write.gbps"] * 1e3,
@@ -95,8 +94,10 @@ def machine(record: Mapping[str, Any]) -> Machine:
     )
 
 
-H200_COPIED = 91.5
-"""`copied_bytes_per_clock` of an H200, for GPUs of the same SM whose record lacks it (the H100's)."""
+def _copied(record: Mapping[str, Any]) -> float:
+    """Return the bytes per clock that bulk copies bring into one SM alone; 0 if a record lacks them."""
+    value = {c["name"]: float(c["value"]) for c in record["constants"]}
+    return value.get("tma-l2-read-alone.gbps", 0.0) * 1e3 / value["clock.light_mhz"]
 
 
 @cache

@@ -110,8 +110,8 @@ def _reach(timer: Timer, x: Product, root: Product, known: Ends) -> Ends:
 
     For promotion or scales left out, they come from errors of ratios of kernels: of modelled ones, or of measured ones
     between chips (`known`, on the speedup to `root`). For a slower unit or fewer SMs, they are those of a time, but at most the
-    change itself. Wider operands may cost nothing, since no kernel shows what limits their path. They may also cost as much as
-    if they reached the SMs no faster than in any measured kernel, and every read of a line cost L2 as much as the first.
+    change itself. Wider operands may cost nothing, since no kernel shows what limits their path. These and a faster unit may
+    also wait for operands that reach the SMs no faster than in any measured kernel, every read of a line costing L2 the same.
     """
     if x == root:
         return 1 / known[1], 1 / known[0]
@@ -120,9 +120,9 @@ def _reach(timer: Timer, x: Product, root: Product, known: Ends) -> Ends:
     modelled = timer.ratios.of_model(pair(root, same)) if replace(same, tile=root.tile) != root else (1.0, 1.0)
     rest = min(log(timer.fit.reach.product), abs(log(timer.modelled(narrow) / timer.modelled(same))))
     wider = log(timer.modelled(x) / timer.modelled(narrow))
-    widest = log(timer.at_measured_feed(x) / timer.at_measured_feed(narrow))
-    ends = (known[1], modelled[1], wider), (known[0], modelled[0], max(widest - wider, 0.0))
-    faster, slower = (hypot(log(chips), log(model), rest, bytes_) for chips, model, bytes_ in ends)
+    fed = log(timer.at_measured_feed(x) / timer.at_measured_feed(same)) - log(timer.modelled(x) / timer.modelled(same))
+    ends = (known[1], modelled[1], wider), (known[0], modelled[0], max(fed, 0.0))
+    faster, slower = (hypot(log(chips), log(model), rest, feed) for chips, model, feed in ends)
     return exp(-faster), exp(slower)
 
 
