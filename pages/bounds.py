@@ -129,7 +129,7 @@ def kept(name: str, about: dict[str, Any] | None) -> tuple[Bound, Witness | None
         return limits, None
     given = Witness(about["level"], about["heads"], about["boost"], tuple(map(tuple, about["pairs"])))
     made = Bench(instruction, K).run(given)
-    return limits, made if made and made.attained(limits) >= 0.5 else None
+    return limits, made if made and round(made.attained(limits), 4) >= 0.5 else None
 
 
 def main() -> None:
