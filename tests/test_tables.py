@@ -36,7 +36,7 @@ def tables():
 
 def test_the_docs_show_the_newest_record_of_our_own_kernels(tables):
     """Every table of docs/gemm.md and docs/quantise.md is what the shipped records give; none is empty."""
-    for (page, name), made in (tables.tables(tables.newest()) | tables.step_tables()).items():
+    for (page, name), made in (tables.tables(tables.newest()) | tables.step_tables() | tables.clock_tables()).items():
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert f"<!-- {name}: begin -->\n{made}\n<!-- {name}: end -->" in text
         assert made.count("\n") >= 2 or made == "No shipped record has these kernels yet."
@@ -127,6 +127,7 @@ def test_all_tiles_of_a_gemm_are_measured_and_the_choice_is_held_against_the_fas
 
 
 STEPS = script("steps")
+CLOCKS = script("clocks")
 H200 = gpu_of("NVIDIA H200")
 OVERLAP = next(step for step in STEPS.STEPS if step.name == "overlap")
 AT = [(step, shape) for step in STEPS.STEPS for shape in step.at]
@@ -159,6 +160,16 @@ def test_an_optimisation_that_is_gone_is_refused():
     step = replace(OVERLAP, alone=False)
     with pytest.raises(ValueError, match="is without it anyway"):
         STEPS.without(step, step.at[0], H200)
+
+
+@pytest.mark.parametrize("shape", CLOCKS.SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("variant", CLOCKS.VARIANTS, ids=lambda variant: variant.name)
+def test_a_gemm_that_counts_its_clocks_compiles(variant, shape):
+    """Every GEMM of benchmarks/clocks.py has an idle thread that counts clocks, and no spills."""
+    pytest.importorskip("cuda.core")
+    tile = CLOCKS.tile_of(variant, shape)
+    assert tile.warpgroups == 2, "the last thread belongs to the producers, which end early"
+    machine_code.assert_no_stack(cached_cubin(tile.with_text(CLOCKS.text_of(variant))))
 
 
 def test_every_ablation_has_a_line(tables):
