@@ -341,6 +341,20 @@ def test_pages_say_what_recordings_of_others_show():
         assert f"{count:,} outputs recorded by others" in load(name).checked
 
 
+def test_pages_say_what_the_chip_was_compared_with_live():
+    """In the shipped record every Hopper instruction agrees, sparse ones of both kinds in 10 million outputs at least."""
+    record = json.loads((RECORDINGS.parent.parent / "kernels/records/conformance_h200.json").read_text())
+    rows = {row["instruction"]: row["outputs"] for row in record["instructions"]}
+    assert record["mismatches"] == 0
+    assert list(rows) == [name for name in catalogue() if name.startswith("hopper.")]
+    kinds = {kind: sum(n for name, n in rows.items() if f".{kind}." in name) for kind in ("wgmma.sp", "mma.sp")}
+    assert min(kinds.values()) > 10_000_000
+    assert f"{sum(rows.values()):,} outputs of all {len(rows):,} instructions" in load(next(iter(rows))).checked
+    sparse = load("hopper.mma.sp.m16n8k16.f32.f16.f16.f32").checked
+    assert f"{sum(kinds.values()):,} outputs of all" in sparse
+    assert f"{kinds['mma.sp']:,} of them of mma.sp" in sparse
+
+
 def test_recordings_are_compared_output_by_output(tmp_path, monkeypatch, capsys):
     """A folder of published recordings is read: correct outputs agree, and one wrong bit is counted."""
     spec, folder = load("ampere.mma.m16n8k8.f32.f16.f16.f32"), tmp_path / "A100" / "fp16"
