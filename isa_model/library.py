@@ -175,7 +175,7 @@ def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any
             if key not in family and not (key in _ABOUT and key in data):
                 message = f"{architecture}.yaml: family `{family.get('name', '?')}` has no `{key}`"
                 raise InputError.of(message, "hopper.yaml says how a file of families reads")
-        about = {key: family.get(key, data.get(key)) for key in _ABOUT}
+        about: dict[str, Any] = {key: family.get(key, data.get(key)) for key in _ABOUT}
         sparse = about | family["sparse"] if "sparse" in family else None
         for qualifiers, values in _combinations(family.get("each", {})):
             name = f"{architecture}.{_fill_text(family['name'], qualifiers)}"
