@@ -143,7 +143,8 @@ def notes(comparison: Comparison) -> list[str]:
         "that place, of the proposal's own base. — means no evidence."
     )
     if comparison.covered:
-        said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
+        pairs = "pair" if len(comparison.covered) == 1 else "pairs"
+        said.append(f"Errors are compared on {len(comparison.covered)} {pairs} of GEMM and tensors.")
     return said
 
 
