@@ -111,19 +111,23 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
     lines += sorted(f"registers: {describe(fmt)}" for fmt in own if not is_name(fmt.name))
     if spec.scale:
         for name, side, axes in (
-            ("A", spec.scale.a, "row(s) x {1} of K"),
-            ("B", spec.scale.b, "of K x {1} column(s)"),
+            ("A", spec.scale.a, ("row", "of K")),
+            ("B", spec.scale.b, ("of K", "column")),
         ):
             if side:
-                lines.append(
-                    f"scales of {name}: {describe(side.format)}; one per {side.group[0]} {axes.format(*side.group)}"
-                )
+                lines.append(f"scales of {name}: {describe(side.format)}; one per {_sizes(side.group, axes)}")
                 lines += [
                     f"  times {describe(level.format)}; one "
-                    + (f"per {level.group[0]} {axes.format(*level.group)}" if level.group else f"for all of {name}")
+                    + (f"per {_sizes(level.group, axes)}" if level.group else f"for all of {name}")
                     for level in side.coarser
                 ]
     return tuple(lines)
+
+
+def _sizes(group: tuple[int, int], axes: tuple[str, str]) -> str:
+    """Return the size of a group in words, such as `1 row x 128 of K`."""
+    named = (f"{size} {axis}{'s' * (size > 1 and axis != 'of K')}" for size, axis in zip(group, axes, strict=True))
+    return " x ".join(named)
 
 
 def describe(fmt: Format) -> str:
