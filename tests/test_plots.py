@@ -72,6 +72,16 @@ def test_no_interval_leaves_its_axis(pairs, log, joined):
     )
 
 
+@pytest.mark.parametrize(
+    ("parts", "shown"), [((60.0, 65.352), "125"), ((60.0, 39.433), "99.4"), ((20000.0, 414.4), "20,414")]
+)
+def test_a_stacked_bar_shows_three_digits_and_whole_units(parts, shown):
+    """More digits of a percentage say nothing; of thousands of microseconds the last one is kept."""
+    series = [Series(label=str(x), variant="blue", x=(0.0,), y=(x,)) for x in parts]
+    drawn = svg(Plot(series=tuple(series), categories=("a",), stacked=True, **ABOUT))
+    assert f">{shown}</text>" in drawn
+
+
 @pytest.mark.parametrize("stacked", [True, False])
 def test_bars_lie_within_the_plot(stacked):
     """Long names are broken, parts are as long as their values, and sums stand at the end."""
