@@ -103,6 +103,8 @@ class SpecSearch(Scoring):
         rules = [(base, *rule) for base in self.bases() for rule in profiles(self.space, base["stages"][0], widths)]
         first = (h for s in self.structures for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
+        if self.best is not None and (wrong := self.rng.permutation(np.flatnonzero(self.best.wrong))[:200]).size:
+            which = np.concatenate([wrong[:20], which[:20], wrong[20:], which[20:]])  # what the search before did not explain
         best = self._best(first, which[:40], 24 * BEAM, 0.3)
         best = self._best((x.hypothesis for x in best), which[:128], 8 * BEAM)
         if recorded:
@@ -110,10 +112,12 @@ class SpecSearch(Scoring):
                 {**x.hypothesis, "stages": s} for x in best[: 4 * BEAM] for s in interleaved(x.hypothesis["stages"], k)
             )
             best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
-        best = self._best((x.hypothesis for x in best), which, 3 * BEAM)
+        best = self._best((x.hypothesis for x in best), which, 3 * BEAM * each)
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
         whole.sort(key=lambda x: x.rank)
-        return _distinct(list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1], each)[: each * BEAM]
+        if each == 1:  # later, those that give the same answers are tried as well
+            whole = list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1]
+        return _distinct(whole, each)[: each * BEAM]
 
     def widths(self) -> list[int]:
         """Return the most bits of D's mantissa that pairs of products at each distance led to, where fewer than it has."""
