@@ -176,7 +176,7 @@ def test_keys_depend_on_the_code_that_computes(monkeypatch):
     """A changed evaluator gives new keys, and a process with another version refuses to compute."""
     made, base = space()
     (one, *_) = tasks(made, base, next(made.points()), made.sampling)
-    monkeypatch.setattr(task, "evaluator", lambda kind: "changed")
+    monkeypatch.setattr(task, "evaluator", lambda kind, synthesis: "changed")
     (other, *_) = tasks(made, base, next(made.points()), made.sampling)
     assert one.key != other.key
     assert "another version" in compute([one])[0]["failed"]

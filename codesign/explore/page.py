@@ -12,7 +12,7 @@ import yaml
 from codesign.explore import picture, table
 from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import Surface, surfaces
-from codesign.explore.points import ObjectiveFigure, Point, knee
+from codesign.explore.points import JUDGED, ObjectiveFigure, Point, knee
 from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
@@ -78,7 +78,7 @@ def headline(space: Space, points: Sequence[Point]) -> str:
     """Return what was found in a sentence."""
     on = [p for p in points if p.status == "front"]
     sure = sum(p.sure for p in on)
-    judged = sum(p.status in ("front", "dominated", "breaks a bound", "screened out") for p in points)
+    judged = sum(p.status in JUDGED for p in points)
     visited = f"{len(points)} of {space.size}" if len(points) < space.size else f"{space.size}"
     if not on:
         return f"Of {visited} points none is on the front: {judged} could be judged, and none of them keeps all bounds."
@@ -105,7 +105,7 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
     for surface in found:
         yield from surface.sentences
     for name in space.objectives:
-        if predicted := sum(p.values[name].source.startswith("predicted") for p in on):
+        if predicted := sum(p.values[name].predicted for p in on):
             yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
 
 
@@ -155,8 +155,9 @@ def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
         )
     if space.size > space.budget.points and len(points) < space.size:
         yield (
-            f"Points were proposed by Optuna's multi-objective TPE, {space.budget.generation} at a time, seed "
-            f"{space.budget.seed}, up to {space.budget.points} points: the front is that of the points visited."
+            "Points were proposed by Gaussian processes and Optuna's multi-objective TPE, "
+            f"{space.budget.generation} at a time, seed {space.budget.seed}, up to {space.budget.points} points: the front is "
+            "that of the points visited."
         )
     sources: dict[str, list[str]] = {}
     for point in points:

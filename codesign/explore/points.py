@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 Status = Literal["front", "dominated", "breaks a bound", "screened out", "not known", "no proposal", "failed"]
+JUDGED: tuple[Status, ...] = ("front", "dominated", "breaks a bound", "screened out")
+"""States of points whose figures decide about them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class ObjectiveFigure:
     kind: str
     """Kind of the figure: computed, measured, modelled or assumed."""
     source: str
+
+    @property
+    def predicted(self) -> bool:
+        """True for a figure of a unit without a record, as the fitted model has it."""
+        return self.source.startswith("predicted")
 
     @property
     def where(self) -> str:
@@ -106,11 +113,12 @@ def known(
     sampling: Sampling,
     results: Mapping[str, Any],
     failed: Mapping[str, str],
+    synthesis: bool = False,
 ) -> Point:
-    """Return a point with what the results say of it, as evidence with a sampling."""
+    """Return a point with what the results say of it, as evidence with a sampling; `synthesis` takes the synthesised cost."""
     point, data = Point(settings, seeds=len(sampling.seeds)), patched(space, base, settings)
     for name, objective in space.objectives.items():
-        for task in of_objective(objective, data, base.name, sampling):
+        for task in of_objective(objective, data, base.name, sampling, synthesis):
             found = results.get(task.key, {})
             if "invalid" in found:
                 point.status, point.note = "no proposal", found["invalid"]

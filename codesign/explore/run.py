@@ -67,18 +67,22 @@ class Round(Spec):
     seeds: int = Field(ge=1, le=MOST_SEEDS)
     kinds: tuple[str, ...] = ()
     """Kinds of evidence; empty: all that the objectives need."""
+    synthesis: bool = False
+    """True if units without a cost record are synthesised."""
 
     @property
     def versions(self) -> dict[str, str]:
         """Version of what computes each kind of evidence."""
         kinds = self.kinds or {kind_of(o.metric) for o in self.space.objectives.values()}
-        return {kind: evaluator(kind) for kind in sorted(kinds)}
+        return {kind: evaluator(kind, self.synthesis and kind == "cost") for kind in sorted(kinds)}
 
     def tasks(self) -> list[Task]:
         """Return the tasks of all points, those on the same tensors one after the other."""
         sampling = self.space.sampling.model_copy(update={"seeds": tuple(range(self.seeds))})
         settings: list[Settings] = [dict(zip(self.space.axes, values, strict=True)) for values in self.points]
-        found = {t.key: t for s in settings for t in tasks(self.space, self.base, s, sampling, self.kinds)}
+        found = {
+            t.key: t for s in settings for t in tasks(self.space, self.base, s, sampling, self.kinds, self.synthesis)
+        }
         return sorted(found.values(), key=lambda t: (t.kind, t.workload or "", t.tensors or ""))
 
 
@@ -257,7 +261,7 @@ class Runner:
             try:
                 with self._open:  # the processes end here unless the next round takes them over
                     self._workers = self._workers or self._open.enter_context(self.start())
-                    self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, self.size)
+                    self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, _size(todo, self.size))
                     self._open = self._open.pop_all()
                 return
             except DiskFull:
@@ -265,6 +269,11 @@ class Runner:
             except (BrokenExecutor, Unavailable):  # a process was killed: its batch is computed again
                 self._workers = None
         raise Unavailable("worker processes keep being killed, probably for lack of memory; results so far are kept")
+
+
+def _size(wanted: Sequence[Task], size: int) -> int:
+    """Return the number of tasks in a batch, given that of a usual one: a unit to synthesise is a batch of its own."""
+    return 1 if any(t.synthesis for t in wanted) else size
 
 
 def _read(path: Path) -> tuple[list[Task], bool]:
@@ -308,7 +317,7 @@ def work(
                 continue
             known = store.failures(path)
             if any(t.key not in store.results and t.key not in known for t in wanted):
-                store.fail(path, fulfil(store, wanted, ALONE, tell, by, size, known))
+                store.fail(path, fulfil(store, wanted, ALONE, tell, by, _size(wanted, size), known))
                 ended = time.monotonic() + idle
         time.sleep(min(1.0, idle / 10))
     return len(store.results) - before

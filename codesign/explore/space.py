@@ -142,6 +142,8 @@ class Budget(Spec):
     """Points that a search proposes at a time, which are evaluated side by side. The more, the less each learns from others."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of the search."""
+    synthesis: int = Field(default=0, ge=0, le=10_000)
+    """Most units to synthesise: those of points on the front whose cost is predicted. 0: none are."""
 
 
 class Space(Spec):
