@@ -474,7 +474,7 @@ def test_a_point_is_exported_as_a_valid_proposal(tmp_path, monkeypatch):
     text = TEXT.replace("area_ratio}", "area_ratio, at_most: 1.5}")
     made, base, points = points_of(tmp_path, text)
     monkeypatch.setattr(picture, "script", lambda: None)
-    page.write(made, base, points, tmp_path / "toy")
+    page.write(made, base, points, tmp_path)
     chosen = next(p for p in points if p.settings == {"bits": 17, "terms": 16, "register": "narrow"})
     proposal = parse_proposal(parse_yaml(exported(tmp_path, chosen.name), "point.yaml"))
     fuse = proposal.proposed().stages["fuse"]

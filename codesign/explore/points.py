@@ -45,9 +45,16 @@ class ObjectiveFigure:
     source: str
 
     @property
+    def origin(self) -> str:
+        """Origin in a word: that of a unit's cost (`record`, `synthesised` or `predicted`), or the kind of the figure."""
+        if self.source.startswith("records "):
+            return "synthesised" if "synthesised for this" in self.source else "record"
+        return "predicted" if self.source.startswith("predicted") else self.kind
+
+    @property
     def predicted(self) -> bool:
         """True for a figure of a unit without a record, as the fitted model has it."""
-        return self.source.startswith("predicted")
+        return self.origin == "predicted"
 
     @property
     def where(self) -> str:
@@ -228,16 +235,19 @@ def judge(space: Space, points: Sequence[Point]) -> None:
 
 
 def knee(space: Space, points: Sequence[Point]) -> Point | None:
-    """Return the point of the front nearest to the best value of each objective, on logarithmic axes.
+    """Return the point of the front nearest to the best value of each objective; None if the front has fewer than three."""
+    on = by_knee(space, points)
+    return on[0] if len(on) >= 3 else None
 
-    None if the front has fewer than three points. Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses
-    such rules.
+
+def by_knee(space: Space, points: Sequence[Point]) -> list[Point]:
+    """Return the front, the points nearest to the best value of each objective first, on logarithmic axes.
+
+    Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses such rules.
     """
     import numpy as np
 
     on = [p for p in points if p.status == "front"]
-    if len(on) < 3:
-        return None
     values = badness(space, on)[1]
     scaled = np.empty_like(values)
     for j in range(values.shape[1]):
@@ -245,4 +255,4 @@ def knee(space: Space, points: Sequence[Point]) -> Point | None:
         x = np.log(x) if (x > 0).all() else x
         spread = x.max() - x.min()
         scaled[:, j] = (x - x.min()) / spread if spread > 0 and np.isfinite(spread) else 0.0
-    return on[int(np.argmin((scaled**2).sum(axis=1)))]
+    return [on[i] for i in np.argsort((scaled**2).sum(axis=1), kind="stable")]

@@ -25,9 +25,11 @@ MOST_COUNTED = 1_000_000
 """Most combinations of values of which those that keep the conditions are counted."""
 NAME = r"^[a-z][a-z0-9_]*$"
 """Pattern of names that constraints can use."""
-FOLDERS = ("claims", "points", "queue")
-"""Folders of results, beside which the report of a space has the space's name."""
-COLUMNS_OF_POINTS = ("point", "status", "sure", "note", "seeds", "state")
+REPORTS = "reports"
+"""Folder of the reports of points."""
+FOLDERS = ("claims", "points", "queue", REPORTS)
+"""Folders of results, beside which the page of a space has the space's name."""
+COLUMNS_OF_POINTS = ("point", "status", "sure", "note", "seeds", "state", "origin")
 """Columns of tables and pictures that are neither axes nor objectives."""
 PARTS = ("low", "high", "kind", "where", "source")
 """What tables have of each objective besides its value."""

@@ -92,12 +92,10 @@ class Store:
         """Raise DiskFull for a full disk in the block, and InputError for any other error of the folder."""
         try:
             yield
-        except (OSError, Unavailable) as error:
-            why, hint = str(error), "results so far are kept; the same command goes on with them"
-            if isinstance(error, OSError):
-                why = reason(error)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
+        except OSError as error:
+            why, hint = reason(error), "results so far are kept; the same command goes on with them"
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
             raise DiskFull(f"cannot use {self.folder}: {why}; {hint}") from None
 
     # -- results -------------------------------------------------------------------------------------------------------
@@ -266,6 +264,17 @@ class Store:
     def _forget_failures(self, path: Path) -> None:
         for file in path.parent.glob(f"{path.stem}.*.failed"):
             file.unlink(missing_ok=True)
+
+
+def check_results(folder: Path) -> None:
+    """Raise InputError unless a folder holds results or nothing: workers make none, since its name may be mistyped."""
+    hint = f"codesign explore SPACE --workers --out {folder}; or mkdir {folder} for workers that begin before it"
+    try:
+        found = {entry.name for entry in os.scandir(folder)}
+    except OSError as error:
+        raise InputError.of(f"{folder} is no folder of results: {reason(error)}", hint) from None
+    if found and "points" not in found:
+        raise InputError.of(f"{folder} holds no results, but other files", hint)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
