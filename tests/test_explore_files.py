@@ -20,7 +20,7 @@ from codesign.explore import run
 from codesign.explore import store as store_module
 from codesign.explore.run import ALONE, Round, Runner, SerialExecutor, fulfil, work
 from codesign.explore.search import Search
-from codesign.explore.store import Store, batch_name
+from codesign.explore.store import DiskFull, Store, batch_name, check_results
 from codesign.explore.table import rows
 from codesign.figures.rows import as_csv
 from isa_model.diagnostics import InputError, Unavailable
@@ -252,6 +252,32 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot use"):
         Store(tmp_path / "file" / "results")
+
+
+def test_workers_use_folders_of_results_and_empty_ones(tmp_path):
+    """Workers may begin before their driver, in a folder made for them; others are not theirs to write into."""
+    (tmp_path / "empty").mkdir()
+    check_results(tmp_path / "empty")
+    Store(tmp_path / "results")
+    check_results(tmp_path / "results")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("")
+    (tmp_path / "file").write_text("")
+    for name, why in (("other", "holds no results"), ("file", "is no folder"), ("missing", "no such file")):
+        with pytest.raises(InputError, match=why):
+            check_results(tmp_path / name)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
+
+
+def test_only_a_full_disk_is_told_as_one(tmp_path):
+    """What a machine lacks otherwise keeps its own message."""
+    own = Store(tmp_path)
+    with pytest.raises(Unavailable) as error, own.told():
+        raise Unavailable("no GPU")
+    assert (type(error.value), str(error.value)) == (Unavailable, "no GPU")
+    for fault, kind in ((errno.EDQUOT, DiskFull), (errno.EROFS, InputError)):
+        with pytest.raises(kind, match="results so far are kept"), own.told():
+            raise OSError(fault, os.strerror(fault))
 
 
 def test_a_lost_scheduler_is_looked_for_again(tmp_path, monkeypatch):

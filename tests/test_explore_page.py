@@ -1,5 +1,6 @@
 """The answer of an exploration: break-even, assumptions, the page, and points as proposals."""
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -10,13 +11,14 @@ from toy_space import TEXT, points_of, space
 
 from codesign.__main__ import run
 from codesign.commands.explore import _show
-from codesign.explore import page, picture
+from codesign.explore import page, picture, reports
 from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import surfaces
 from codesign.explore.load import load_space
 from codesign.explore.points import ObjectiveFigure, Point, judge, knee
 from codesign.explore.table import exported
 from codesign.proposal.load import parse_proposal
+from codesign.verdicts.evaluate import evaluate
 from isa_model.diagnostics import InputError, Unavailable, parse_yaml
 
 
@@ -122,6 +124,47 @@ def test_a_point_is_exported_as_a_valid_proposal(tmp_path, monkeypatch):
         exported(tmp_path, "abc")
 
 
+def test_every_point_of_the_front_links_its_proposal(tmp_path, monkeypatch):
+    """The address holds the file that `export` prints, so that the page needs nothing beside it, and no script."""
+    monkeypatch.setattr(picture, "script", lambda: None)
+    made, base, points = points_of(tmp_path)
+    page.write(made, base, points, tmp_path)
+    text = (tmp_path / "toy" / "index.html").read_text()
+    links = re.findall(r'<a href="data:text/yaml;base64,([^"]+)" download="toy-(\w+).yaml">proposal</a>', text)
+    assert {name for _, name in links} == {p.name for p in points if p.status == "front"}
+    assert all(base64.b64decode(held).decode() == exported(tmp_path, name) for held, name in links)
+    assert ">report</a>" not in text
+
+
+def test_reports_of_the_front_are_made_once_and_linked(tmp_path, monkeypatch):
+    """The knee first; one of the same proposal, sampling and commit stays, and a changed one is made again."""
+    monkeypatch.setattr(picture, "script", lambda: "QQ==")
+    small = "rows: 8\ncolumns: 8\nseeds: 8\n"
+    made, base, points = points_of(tmp_path, TEXT.replace("wgrad.o]", "fprop.kv-b]") + small)
+    evaluated, kept = [], []
+
+    def noting(proposal, sampling, phase):
+        phase("numerics", 0, 0)
+        evaluated.append((proposal.proposal, sampling))
+        kept[:] = kept or [evaluate(proposal, sampling)]
+        return kept[0]
+
+    monkeypatch.setattr(reports, "evaluate", noting)
+    best, phases = knee(made, points), []
+    for _ in range(2):
+        reports.evaluate_points(made, base, points, tmp_path, 1, lambda name, *_: phases.append(name))
+    assert evaluated == [(f"toy-{best.name}", made.sampling)]
+    assert any(name.startswith(f"report of {best.name}: ") for name in phases)
+    text = page.write(made, base, points, tmp_path).read_text()
+    address = f"../reports/toy-{best.name}/report.html"
+    assert text.count(f'<a href="{address}">report</a>') == text.count(">report</a>") - 1 == 1  # and the script's own
+    assert json.loads(re.search(r'id="parts">(.*?)</script>', text)[1])["reports"] == {best.name: address}
+    assert (tmp_path / "toy" / address).exists()
+    other = made.model_copy(update={"seeds": 9})
+    reports.evaluate_points(other, base, points, tmp_path, 1, lambda *_: None)
+    assert len(evaluated) == 2
+
+
 def refused(*_):
     """A report on a full disk."""
     raise Unavailable("no space left")
@@ -153,7 +196,11 @@ def test_the_command_explores_and_exports(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setattr(page, "write", refused)
     assert run(["explore", str(file), "--out", str(out)]) == 3
-    assert f"cannot use {out}: no space left; results so far are kept" in capsys.readouterr().err
+    assert "codesign: no space left" in capsys.readouterr().err
     assert run(["explore", str(file), "--dask", "local", "--workers"]) == 2
     assert run(["explore", "work", str(out), "--idle", "0.1"]) == 0
+    capsys.readouterr()
+    assert run(["explore", "work", str(tmp_path / "mistyped"), "--idle", "0.1"]) == 2
+    assert f"{tmp_path / 'mistyped'} is no folder of results" in capsys.readouterr().err
+    assert not (tmp_path / "mistyped").exists()
     assert load_space(file)[0].size == 2
