@@ -1,6 +1,6 @@
 """Explorations measured: guided against exhaustive, points a second, overheads, claims by many processes, killed runs.
 
-    python benchmarks/explore.py --guided --processor --overhead --claims --killed
+    python benchmarks/explore.py --guided --processor --overhead --claims --crowd --killed
     python benchmarks/explore.py --show
 
 Each part replaces its rows of benchmarks/records/explore.json; the table goes into docs/explore.md. `--guided` takes the
@@ -30,6 +30,7 @@ from unittest.mock import patch
 
 import numpy as np
 import psutil
+from crowd import crowd
 
 from codesign.explore import run
 from codesign.explore.load import load_space
@@ -232,6 +233,11 @@ def claims(_: Path) -> list[Row]:
     return rows
 
 
+def crowds(_: Path) -> list[Row]:
+    """Plain workers that mostly wait, as light processes on one folder."""
+    return [crowd(workers, seconds) for workers, seconds in ((50, 5.0), (200, 20.0), (500, 40.0))]
+
+
 # -- killed runs -------------------------------------------------------------------------------------------------------
 
 SCHEDULER = "tcp://127.0.0.1:28786"
@@ -337,6 +343,7 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "processor": processor,
     "overhead": overhead,
     "claims": claims,
+    "crowd": crowds,
     "killed": killed,
 }
 
