@@ -34,7 +34,7 @@ MOST_ROUND = 1024 * MIB
 """Bytes of the file of a round that are read."""
 PAUSE = 0.5
 """Seconds between two looks at what other processes have done."""
-MOST_LOOKS = 16
+MOST_LOOKS = 4
 """Most batches held by others that a process looks at before it pauses: at the end of a round all that are left are held."""
 TRIES = 3
 """Times that a batch is begun before a process that dies with it is taken to be the batch's fault."""
