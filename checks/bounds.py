@@ -1,6 +1,6 @@
 """Error bounds against emulated outputs, none of which may be over its bound.
 
-    python checks/bounds.py --outputs 1e9 --record checks/bounds.json      # 4 minutes of a core, and compiling
+    python checks/bounds.py --outputs 1e9 --record checks/bounds.json      # 9 minutes of a core, and compiling
     python checks/bounds.py --outputs 1e9 --record checks/bounds_gpu.json --engine gpu
 
 Takes the arithmetics of pages/bounds.json one after the other, with operands of every kind: those that stress an instruction

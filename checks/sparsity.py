@@ -1,8 +1,9 @@
 """How a Hopper GPU adds the products of sparse matrix instructions: experiments, and a comparison with hypotheses.
 
-    python checks/sparsity.py OUT.json [--outputs 10000000]
+    python checks/sparsity.py OUT.json
 
 Every experiment says what it asks of the chip. Results go to one JSON file. Needs a Hopper GPU and the extra `kernels`.
+`codesign conform hopper --live` compares all sparse instructions with the rules found.
 
 A sparse instruction stores half of A's elements and, for each, its position in a group of 4 along K (TF32: of 2; 4-bit
 integers: of each pair, in a group of 4 pairs). A hypothesis is a dense instruction over the stored elements, whose column
@@ -30,8 +31,7 @@ from codesign.commit import commit
 from isa_model import matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.instruction import Instruction
-from isa_model.library import catalogue, load
-from isa_model.processes import pool
+from isa_model.library import load
 from isa_model.sparse import elements
 from isa_model.stimulus import KINDS, StressOperands, draw
 from kernels import native
@@ -56,9 +56,6 @@ def main() -> None:
     """Run all experiments and write the file."""
     arguments = argparse.ArgumentParser()
     arguments.add_argument("out", type=Path)
-    arguments.add_argument(
-        "--outputs", type=int, default=0, help="of every instruction together, under the rules found"
-    )
     options = arguments.parse_args()
     record: dict[str, Any] = {"commit": commit(), **machine()}
     experiments: list[tuple[str, Callable[[str], Any], tuple[str, ...]]] = [
@@ -83,16 +80,6 @@ def main() -> None:
         for name, result in results.items():
             print(f"  {name}: {json.dumps(result)[:400]}")
         options.out.write_text(json.dumps(record, indent=1))
-    if options.outputs:
-        names = [x for x in catalogue() if x.startswith("hopper.") and ".sp." in x]
-        each = ceil(options.outputs / len(names))
-        with pool() as workers:
-            native.machine_code.update(zip(names, workers.map(native.compiled, names, chunksize=4), strict=True))
-            jobs = [(name, workers.submit(wrong_of, *chip(name, each))) for name in names]
-            rows = [[name, *job.result()] for name, job in jobs]
-        record["all"] = rows
-        options.out.write_text(json.dumps(record, indent=1))
-        print(f"{len(rows)} instructions, {sum(r[1] for r in rows)} outputs, {sum(r[2] for r in rows)} mismatches")
 
 
 def sparse(name: str) -> str:
@@ -241,19 +228,6 @@ def cases_of(name: str, outputs: int) -> Iterator[StressOperands]:
     m, n = tiles(spec, ceil(outputs / len(KINDS)))
     for i, kind in enumerate(KINDS):
         yield draw(spec, kind, rng, m, n, spec.shape.k * (1 + i % 3))
-
-
-def chip(name: str, outputs: int) -> tuple[str, list[StressOperands], list[Any]]:
-    """Return a sparse instruction's operands of every kind, and the chip's results."""
-    cases = list(cases_of(name, outputs))
-    return name, cases, [on_chip(name, x) for x in cases]
-
-
-def wrong_of(name: str, cases: list[StressOperands], results: list[Any]) -> tuple[int, int]:
-    """Return the number of outputs, and of those that differ from the catalogue's rule."""
-    spec = load(name)
-    wrong = [int((expected(spec, x) != got).sum()) for x, got in zip(cases, results, strict=True)]
-    return sum(got.size for got in results), sum(wrong)
 
 
 def rate(short: str) -> dict[str, float]:

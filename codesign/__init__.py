@@ -6,7 +6,7 @@ result = codesign.evaluate("group-scaled-mma")
 print(result.headline)
 result.to_frame()
 
-- Proposals: `load`, `validate`. Results: `evaluate`, `read`, `compare`, `diff`, `Evaluation`, `SideBySide`.
+- Proposals: `load`, `validate`. Results: `evaluate`, `read`, `compare`, `diff`, `Evaluation`, `SideBySide`, `Changes`.
 - Arrays of numpy, ml_dtypes and torch: `encode`, `decode`, `quantise`, `dequantise`, `matmul`.
 - Errors: `InputError` for what a proposal, file or name gets wrong, `Unavailable` for what this machine lacks. Arrays that a
   function cannot take raise ValueError.
@@ -21,10 +21,11 @@ from isa_model import __version__
 if TYPE_CHECKING:
     from codesign.api import compare, diff, evaluate, load, read, validate
     from codesign.arrays import decode, dequantise, encode, matmul, quantise
-    from codesign.evaluation import Evaluation, SideBySide
+    from codesign.evaluation import Changes, Evaluation, SideBySide
     from isa_model.diagnostics import InputError, Unavailable
 
 __all__ = [
+    "Changes",
     "Evaluation",
     "InputError",
     "SideBySide",
@@ -46,7 +47,7 @@ __all__ = [
 _FILES = {
     "codesign.api": ("compare", "diff", "evaluate", "load", "read", "validate"),
     "codesign.arrays": ("decode", "dequantise", "encode", "matmul", "quantise"),
-    "codesign.evaluation": ("Evaluation", "SideBySide"),
+    "codesign.evaluation": ("Changes", "Evaluation", "SideBySide"),
     "isa_model.diagnostics": ("InputError", "Unavailable"),
 }
 _HOME = {name: file for file, names in _FILES.items() for name in names}

@@ -9,13 +9,12 @@ from itertools import islice
 from os import PathLike, fspath
 from typing import Any
 
-from codesign.evaluation import Evaluation, SideBySide
+from codesign.evaluation import Changes, Evaluation, SideBySide
 from codesign.evidence.progress import Phase
 from codesign.evidence.sampling import COLUMNS, MOST_SEEDS, ROWS, Sampling
 from codesign.proposal.load import parse_proposal
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.shipped import proposal_file
-from codesign.verdicts.diff import Difference
 from codesign.verdicts.evaluate import Result
 from isa_model.diagnostics import Document, InputError, Problem, parse_yaml, read_yaml, suggest
 from isa_model.library import changed
@@ -100,11 +99,14 @@ def compare(results: Sequence[Result | str | PathLike[str]], objectives: str | S
     return SideBySide.of(side_by_side([r if isinstance(r, Result) else read(r) for r in results], objectives))
 
 
-def diff(old: Result | str | PathLike[str], new: Result | str | PathLike[str]) -> Difference:
-    """Return what changed from one result to another, or between what `read` takes: spec, verdicts and figures."""
+def diff(old: Result | str | PathLike[str], new: Result | str | PathLike[str]) -> Changes:
+    """Return what changed from one result to another, or between what `read` takes: spec, verdicts and figures.
+
+    `print` shows it as text, a notebook as tables.
+    """
     from codesign.verdicts.diff import diff as difference
 
-    return difference(*(r if isinstance(r, Result) else read(r) for r in (old, new)))
+    return Changes.of(difference(*(r if isinstance(r, Result) else read(r) for r in (old, new))))
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------

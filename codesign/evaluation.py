@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from codesign.verdicts.compare import ComparedProposal, Comparison, axis_of
+from codesign.verdicts.diff import Difference
 from codesign.verdicts.evaluate import Result
 from isa_model.diagnostics import InputError, Unavailable, suggest
 
@@ -145,6 +146,45 @@ class SideBySide(Comparison):
         return f"<SideBySide of {', '.join(e.proposal for e in self.entries if e.role == 'proposal')}>"
 
     __str__ = __repr__
+
+
+class Changes(Difference):
+    """What changed between two results, with what a notebook does with it."""
+
+    @classmethod
+    def of(cls, found: Difference) -> Changes:
+        """Return a difference as Changes."""
+        return cls.model_construct(**dict(found))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a pandas DataFrame with a row per change. Raises Unavailable without pandas."""
+        from codesign.report.rows import difference_rows
+
+        return _frame(difference_rows(self))
+
+    def _repr_html_(self) -> str:
+        from codesign.report.difference import more, summary, tables
+
+        shown = [
+            _html_table((changes.title, "old", "new", "change")[: len(changes.rows[0])], changes.rows)
+            for changes in tables(self)
+        ]
+        said = (more(self, ALL), summary(self))
+        return "\n".join([*shown, *(f"<p>{escape(text)}</p>" for text in said if text)])
+
+    def __repr__(self) -> str:
+        from codesign.report.difference import summary
+
+        return f"<Changes: {summary(self)}>"
+
+    def __str__(self) -> str:
+        from codesign.report.difference import text
+
+        return text(self, ALL)
+
+
+ALL = "to_frame() has all"
+"""Place of all figures that a short text leaves out."""
 
 
 def _value(entry: ComparedProposal, axis: str) -> str:

@@ -70,6 +70,9 @@ class Cast(Spec):
     With scales in ue8m0 rounded down, `binade` is the conversion of OCP MX 1.0 (6.3), which cuts the top of the range."""
     rounding: Deterministic = Rounding.NEAREST_EVEN
     """Rounding of an element to the target."""
+    flush_inputs: bool = later(False)
+    """True if elements below 2^-126, the subnormals of FP32 and BF16, are read as zeros of their sign when they are divided
+    and rounded, as Rubin's cvt with `.scaled::n1::ue8m0` does. Scales are of the elements as they are."""
     random: Literal["elements", "scales"] | None = later(None)
     """What is rounded at random, so that a cast has no bias. elements: each to one of its neighbours, the nearer the more
     likely, in place of `rounding`. scales: each group's scale, after its elements are rounded, times <x, x> / <x, Q(x)>
@@ -101,6 +104,9 @@ class Cast(Spec):
         if self.random == "scales" and (self.scale is None or self.scale.mantissa_bits == 0):
             message = "a correction needs scales with a mantissa, to be rounded to"
             raise at("random", message=message, hint="`scale: ue4m3` or `fp32`, or `random: elements`")
+        if self.flush_inputs and self.coarser:
+            message = "only casts with one level of scales flush their inputs"
+            raise at("flush_inputs", message=message, hint="drop `coarser`, or `flush_inputs`")
         if self.random and self.coarser:
             raise at("random", message="only casts with one level of scales round at random", hint="drop `coarser`")
         if not self.to.zero:
@@ -222,17 +228,24 @@ def quantise(cast: Cast, x: ArrayLike, scales: ArrayLike | None = None, seed: in
             f"scales is {scales.shape}; groups of {cast.group or x.shape} over x {x.shape} make it {expected}"
         )
     numbers = decode_array(fmt, scales)
+    if cast.flush_inputs:
+        small = (np.abs(x) < 2.0**FP32.min_exponent) & (x != 0)
+        x = np.where(small, np.copysign(np.float32(0), x), x)
     made = elements_of(cast.to, cast.rounding, cast.group, x, numbers, fmt)
-    if cast.random is None:
-        return Quantised(cast, scales, made)
-    from isa_model.random_cast import corrected_scales, elements_at_random
+    if cast.random:
+        from isa_model.random_cast import corrected_scales, elements_at_random
 
-    divisor = spread(numbers.astype(np.float32) if FP32.holds(fmt) else numbers, cast.group, x.shape)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32, copy=False))
-    if cast.random == "elements":
-        return Quantised(cast, scales, elements_at_random(made, cast.to, quotients, seed))
-    return Quantised(cast, corrected_scales(fmt, cast.group, numbers, quotients, made.numbers, seed), made)
+        divisor = spread(numbers.astype(np.float32) if FP32.holds(fmt) else numbers, cast.group, x.shape)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            quotients = np.where(divisor == 0, np.float32(0), (x / divisor).astype(np.float32, copy=False))
+        if cast.random == "elements":
+            made = elements_at_random(made, cast.to, quotients, seed)
+        else:
+            scales = corrected_scales(fmt, cast.group, numbers, quotients, made.numbers, seed)
+    if cast.flush_inputs:
+        flushed = small.sum(axis=1)
+        made = replace(made, nonzero=made.nonzero + flushed, lost=made.lost + flushed)
+    return Quantised(cast, scales, made)
 
 
 def _nested(cast: Cast, x: NDArray[np.float32]) -> Quantised:

@@ -32,11 +32,13 @@ def families() -> list[tuple[str, str]]:
     """Return each family's name with placeholders, and its description with the placeholders' values."""
     found = []
     for architecture in architectures():
-        for family in _read(architecture)["families"]:
-            values = "; ".join(f"{key}: {_listed(choices)}" for key, choices in family.get("each", {}).items())
+        for family in _families(architecture):
+            each = {key: choices for key, choices in family.get("each", {}).items() if choices != [""]}
+            unit = each.pop("unit", [""])[0]
+            values = "; ".join(f"{key}: {_listed(choices)}" for key, choices in each.items())
             about = family["description"] + (f" ({values})" if values else "")
             about += "; also sparse, as .sp with twice the k" if "sparse" in family else ""
-            found.append((f"{architecture}.{family['name']}", about))
+            found.append((f"{architecture}.{_fill_text(family['name'], {'unit': unit})}", about))
     return found
 
 
@@ -150,18 +152,30 @@ def _read(architecture: str) -> dict[str, Any]:
 
 
 @cache
+def _families(architecture: str) -> list[dict[str, Any]]:
+    """Return an architecture's families, each followed by its variants (`also`), whose fields go before its own."""
+    found = []
+    for family in _read(architecture)["families"]:
+        for variant in ({}, *family.get("also", ())):
+            each = {**family.get("each", {}), **variant.get("each", {})}
+            description = family.get("description", "") + variant.get("adds", "")
+            found.append({**family, **variant, "each": each, "description": description})
+    return found
+
+
+@cache
 def _entries(architecture: str) -> dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
     """Return an architecture's instructions by name: family, values of its placeholders, sources of the rules."""
     if architecture not in architectures():
         return {}
     entries = {}
     data = _read(architecture)
-    for family in data["families"]:
+    for family in _families(architecture):
         for key in ("name", "description", "spec", "source", "checked", "known"):
             if key not in family and not (key in _ABOUT and key in data):
                 message = f"{architecture}.yaml: family `{family.get('name', '?')}` has no `{key}`"
                 raise InputError.of(message, "hopper.yaml says how a file of families reads")
-        about = {key: family.get(key, data.get(key)) for key in _ABOUT}
+        about: dict[str, Any] = {key: family.get(key, data.get(key)) for key in _ABOUT}
         sparse = about | family["sparse"] if "sparse" in family else None
         for qualifiers, values in _combinations(family.get("each", {})):
             name = f"{architecture}.{_fill_text(family['name'], qualifiers)}"

@@ -66,6 +66,8 @@ class Step(Cast):
             )
         if self.logfmt is not None and (self.group is None or self.group[0] != 1):
             raise at("group", message="a LogFMT tile is within one token", hint="group: [1, 128]")
+        if self.logfmt is not None and self.flush_inputs:
+            raise at("flush_inputs", message="LogFMT takes logarithms of all elements", hint="drop `flush_inputs`")
         if self.scale_from == "scales" and (self.scale is None or self.scale.mantissa_bits or self.scale.zero):
             message = "the largest of the old scales can replace them only if scales are powers of two"
             raise at("scale_from", message=message, hint="scale: ue8m0")

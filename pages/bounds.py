@@ -40,7 +40,7 @@ def arithmetics() -> dict[str, tuple[str, int]]:
     changed = [name for name, path in names().items() if "\nchange:" in path.read_text(encoding="utf-8")]
     for name in (*catalogue(), *changed):
         spec: Instruction = load(name) if "." in name else instruction_of(name)
-        data = spec.canonical({"name", "description", "source", "checked", "shape"})
+        data = spec.canonical({"name", "description", "source", "checked", "known", "shape"})
         key = json.dumps(data, sort_keys=True)
         first, count = found.get(key, (name, 0))
         found[key] = first, count + 1
@@ -129,7 +129,7 @@ def kept(name: str, about: dict[str, Any] | None) -> tuple[Bound, Witness | None
         return limits, None
     given = Witness(about["level"], about["heads"], about["boost"], tuple(map(tuple, about["pairs"])))
     made = Bench(instruction, K).run(given)
-    return limits, made if made and made.attained(limits) >= 0.5 else None
+    return limits, made if made and round(made.attained(limits), 4) >= 0.5 else None
 
 
 def main() -> None:

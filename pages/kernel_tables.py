@@ -1,16 +1,19 @@
 """The tables of docs/gemm.md and docs/quantise.md, from the newest records of our kernels: `python pages/kernel_tables.py`.
 
-`codesign bench --out kernels/records/bench-GPU.json` and `python benchmarks/steps.py` make such records on a Hopper GPU; this
-script needs none. `python pages/kernel_tables.py kernels/records/steps-h100.json` prints the ablations of another record.
+`codesign bench --out kernels/records/bench-GPU.json`, `python benchmarks/steps.py` and `python benchmarks/clocks.py` make such
+records on a Hopper GPU; this script needs none. `python pages/kernel_tables.py kernels/records/steps-h100.json` prints the
+ablations of another record.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from math import exp, log
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from codesign.figures.markdown import table
 from isa_model.output_files import put
@@ -22,6 +25,7 @@ from steps import CASTS, STEPS, Ablation, CastAblation
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+CLOCKS_RECORD = ROOT / "kernels" / "records" / "clocks-h200.json"
 STEPS_RECORD = ROOT / "kernels" / "records" / "steps-h200.json"
 TENSOR_WISE, BLOCK_WISE, DEEP_GEMM = "torch-tensor-wise", "torch-block-wise", "deep_gemm"
 INTERVALS = ("", "-promoted-512", "-promoted-256", "-promoted-128", "-promoted-64", "-promoted-32")
@@ -245,12 +249,39 @@ def step_tables(path: Path = STEPS_RECORD) -> dict[tuple[str, str], str]:
     return {("gemm", "steps"): steps(record, STEPS), ("quantise", "steps"): steps(record, CASTS)}
 
 
+def clocks(record: dict[str, Any]) -> str:
+    """Return a table with a line per shape and GEMM: time, clocks and rate of the clock, for random operands and for zeros."""
+    found = {(tuple(row["shape"]), row["gemm"], row["operands"]): row for row in record["rows"]}
+    lines = []
+    for shape, gemm in dict.fromkeys((shape, gemm) for shape, gemm, _ in found):
+        said = []
+        for operands in ("random", "zeros"):
+            row, native = found[shape, gemm, operands], found[shape, "native", operands]
+            said += [
+                f"{row['us']:.1f}",
+                f"{row['clocks'] / 1000:.1f}",
+                f"{row['mhz']:.0f}",
+                f"{native['us'] / row['us']:.3f}",
+            ]
+        lines.append((", ".join(map(str, shape)), gemm, *said))
+    titles = (
+        "m, n, k | GEMM | us: | 1000 clocks: | MHz: | native / it: | zeros, us: | 1000 clocks: | MHz: | native / it:"
+    )
+    where = f"{record['gpu']}, {record['date']}, commit {record['commit']}"
+    return f"{where} ([record](../kernels/records/{record['name']}.json)).\n\n" + table(titles, lines)
+
+
+def clock_tables(path: Path = CLOCKS_RECORD) -> dict[tuple[str, str], str]:
+    """Return the table of a record of clocks, by page and the name of its markers."""
+    return {("gemm", "clocks"): clocks(json.loads(path.read_text()))}
+
+
 def main() -> None:
     """Write the tables into the pages, or print those of another record of ablations."""
     if sys.argv[1:]:
         print("\n\n".join(step_tables(Path(sys.argv[1])).values()))
         return
-    for (page, name), text in (tables(newest()) | step_tables()).items():
+    for (page, name), text in (tables(newest()) | step_tables() | clock_tables()).items():
         put(DOCS / f"{page}.md", name, text)
         print(text, end="\n\n")
 

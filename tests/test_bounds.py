@@ -37,6 +37,7 @@ from isa_model.conformance import find
 from isa_model.diagnostics import parse_yaml
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
+from isa_model.library import changed, raw
 
 ROOT = Path(__file__).parent.parent
 
@@ -262,6 +263,37 @@ def test_34_bits_keep_all_of_32_products_in_e4m3():
     assert cut(34) == 0
 
 
+def test_scales_that_a_group_shares_do_not_make_it_lose():
+    """HiF4's 64 products under the same base scales are exact; under two base scales some are cut."""
+    spec = instruction_of("hif4")
+    assert bound(spec, 4096).steps[0].block.worst == 0
+    data = spec.model_dump(mode="json")
+    data["scale"]["a"]["coarser"][1]["group"] = [1, 32]
+    assert bound(Instruction.model_validate(data), 4096).steps[0].block.worst > 0
+
+
+def test_a_running_value_that_aligns_below_its_exponent_cuts_less():
+    """Beside RDNA4's running value, which aligns two binades lower, terms lose a quarter."""
+    spec = load("rdna4.wmma.f32_16x16x16_bf16.w64")
+    plain = changed(raw(spec.name), {"stages": {"dot": {"accumulator": {"offset": 0}}}})
+    (_, lower), (_, equal) = (bound(x, 4096).steps for x in (spec, Instruction.model_validate(plain)))
+    assert lower.running.worst == equal.running.worst / 4 == 2 * 2.0**-26
+
+
+def test_a_register_rounded_twice_grows_by_the_first_rounding_alone():
+    """RDNA4 rounds to FP32 to nearest, and then truncates to BF16: sums cannot grow by the steps of BF16."""
+    limits = bound(load("rdna4.wmma.bf16_16x16x16_bf16.w64"), 4096)
+    assert 0.99 < limits.worst < 1
+
+
+def test_a_register_without_small_numbers_has_a_large_absolute_error():
+    """A register whose least normal number is 2^1024 can be off by about that, and raises no error of Python."""
+    far = {"name": "far", "exponent_bits": 1, "mantissa_bits": 1, "bias": -1023, "infinity": True, "nan": "ieee"}
+    inner = {"terms": 4, "result": {"format": far, "rounding": "nearest-even"}}
+    limits = bound(sums({"s": inner, "t": {"terms": 1, "accumulator": True, "result": FP32}}), 4)
+    assert limits.absolute > 2.0**1000
+
+
 def test_integer_sums_are_exact():
     """No rounding: the bound is zero up to the largest INT32."""
     limits = bound(load("hopper.wgmma.m64n256k32.s32.s8.s8"), 4096)
@@ -340,7 +372,7 @@ def test_inputs_of_the_record_attain_half_of_every_bound():
     """pages/bounds.json has an input for each arithmetic that rounds, and bounds are those that it was searched for."""
     rows = json.loads((ROOT / "pages/bounds.json").read_text())["rows"]
     rounding = [r for r in rows if r["worst"]]
-    assert min(r["attained"] for r in rounding) > 0.5
+    assert min(r["attained"] for r in rounding) >= 0.5  # four digits; Arm's FDOT into FP16 can have no more
     assert len(rounding) > 100
     for r in rounding[::10]:
         assert bound(instruction_of(r["instruction"]), 4096).worst == pytest.approx(r["worst"], rel=1e-9)

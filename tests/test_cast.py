@@ -17,6 +17,8 @@ ELEMENTS = [*(n for n, f in FORMATS.items() if f.zero and n != "fp64"), "e8m3", 
 SCALES = [*(n for n, f in FORMATS.items() if f.kind == "float" and n != "fp64"), "e10m2", "ue5m3", "e2m0f"]
 ROUNDINGS = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 
+NESTED = {"scale": "ue4m3", "coarser": [{"group": (4, 64), "format": "fp32"}], "flush_inputs": True}
+
 
 def cast(**fields):
     return Cast.model_validate({"group": (1, 16), **fields})
@@ -80,11 +82,49 @@ def test_an_unsigned_target_takes_negative_elements_for_zero():
         assert (x < 0).mean() <= made.underflow < (x < 0).mean() + 0.05
 
 
+@pytest.mark.parametrize("rounding", ["nearest-even", "up", "down", "toward-zero"])
+@pytest.mark.parametrize(("to", "scale"), [("e4m3", "ue8m0"), ("e5m2", "fp32"), ("bf16", None), ("ue4m3", "ue8m0")])
+def test_a_cast_that_flushes_its_inputs_reads_subnormals_as_zeros(to, scale, rounding):
+    """Elements below 2^-126 are zeros of their sign, not lost beforehand in their group's scale; others are as before."""
+    rng = np.random.default_rng(5)
+    x = np.ldexp(rng.uniform(-2, 2, (64, 16)), rng.integers(-150, -118, (64, 1))).astype(np.float32)
+    x[0, :4] = 2.0**-126, -(2.0**-126), np.nextafter(np.float32(2.0**-126), 0), -np.nextafter(np.float32(2.0**-126), 0)
+    fields = {"to": to, "scale": scale, "rounding": rounding, "floor": 2.0**-149, "group": scale and (1, 16)}
+    flushing, plain = cast(**fields, flush_inputs=True), cast(**fields)
+    made, other = quantise(flushing, x), quantise(plain, x)
+    assert np.array_equal(made.scales, other.scales)
+    small, fmt = np.abs(x) < 2.0**-126, plain.to
+    zeros = np.where(np.signbit(x) & fmt.signed, 1 << fmt.magnitude_bits, 0)
+    assert np.array_equal(made.codes, np.where(small, zeros, other.codes))
+    assert (made.codes != other.codes).any()
+    lost = (made.elements() == 0) & (x != 0)
+    assert made.underflow == pytest.approx(lost.sum() / np.count_nonzero(x))
+
+
+@pytest.mark.parametrize("random", ["elements", "scales"])
+def test_a_cast_at_random_flushes_its_inputs_first(random):
+    """A group of subnormals alone is zero, and counts as underflow."""
+    x = np.full((1, 16), 2.0**-130, np.float32)
+    made = quantise(cast(to="e4m3", scale="fp32", floor=2.0**-149, random=random, flush_inputs=True), x)
+    assert not made.codes.any()
+    assert made.underflow == 1
+
+
+@given(st.integers(-130, 127), st.integers(0, 2**32 - 1))
+def test_flushing_changes_nothing_under_the_usual_floor(exponent, seed):
+    """A group of at least 1e-30 has a scale of 2^-108 or more in ue8m0, over which subnormals round to zeros of E4M3."""
+    x = np.ldexp(np.random.default_rng(seed).standard_normal((2, 32)), exponent).clip(-3e38, 3e38).astype(np.float32)
+    x[:, ::3] *= np.float32(2.0**-120)
+    one, other = (quantise(cast(scale="ue8m0", flush_inputs=flush), x) for flush in (True, False))
+    assert np.array_equal(one.codes, other.codes)
+
+
 @pytest.mark.parametrize(
-    "fields", [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}, {"range": "inf"}, {"range": 5e-324}]
+    "fields",
+    [{"to": "ue8m0"}, {"floor": 5e-324}, {"floor": 1e300}, {"floor": 0}, {"range": "inf"}, {"range": 5e-324}, NESTED],
 )
 def test_casts_that_make_no_sense_are_refused(fields):
-    """A cast is refused if its elements have no zero, or its floor is no positive FP32 number."""
+    """A cast is refused if its elements have no zero, its floor is no positive FP32 number, or it flushes under two scales."""
     with pytest.raises(ValidationError):
         cast(**fields)
 

@@ -29,7 +29,7 @@ SIZES = {
     "ampere": 57 + 8 + 3 + 32,
     "amx": 7,
     "arm": 13 + 48,
-    "blackwell": 4748 + 64 + 3 + 44,
+    "blackwell": 4748 + 3 + 44 + 1456 + 558 + 3744 + 992 + 558,
     "cdna1": 20,
     "cdna2": 27,
     "cdna3": 32,
@@ -72,7 +72,7 @@ def test_every_instruction_loads_under_its_name():
 def test_a_sparse_instruction_stores_as_many_products_as_its_dense_one():
     """Every sparse instruction of the catalogue is the dense one of half the k, once the other operand is gathered."""
     pairs = [(spec, load(dense_name(spec.name))) for spec in SPECS if ".sp." in spec.name]
-    assert len(pairs) == 572 + 40 + 44 + 44 + 48 + 64
+    assert len(pairs) == 572 + 40 + 44 + 44 + 48 + 64 + 3744 + 992 + 558
     for sparse, dense in pairs:
         assert (sparse.dense.shape, sparse.dense.stages) == (dense.shape, dense.stages), sparse.name
         elsewhere = "documented" if sparse.is_integer else "assumed"
@@ -339,6 +339,20 @@ def test_pages_say_what_recordings_of_others_show():
         ("blackwell.mma.m16n8k16.f32.f16.f16.f32", outputs("blackwell") - outputs("blackwell", ".e")),
     ):
         assert f"{count:,} outputs recorded by others" in load(name).checked
+
+
+def test_pages_say_what_the_chip_was_compared_with_live():
+    """In the shipped record every Hopper instruction agrees, sparse ones of both kinds in 10 million outputs at least."""
+    record = json.loads((RECORDINGS.parent.parent / "kernels/records/conformance_h200.json").read_text())
+    rows = {row["instruction"]: row["outputs"] for row in record["instructions"]}
+    assert record["mismatches"] == 0
+    assert list(rows) == [name for name in catalogue() if name.startswith("hopper.")]
+    kinds = {kind: sum(n for name, n in rows.items() if f".{kind}." in name) for kind in ("wgmma.sp", "mma.sp")}
+    assert min(kinds.values()) > 10_000_000
+    assert f"{sum(rows.values()):,} outputs of all {len(rows):,} instructions" in load(next(iter(rows))).checked
+    sparse = load("hopper.mma.sp.m16n8k16.f32.f16.f16.f32").checked
+    assert f"{sum(kinds.values()):,} outputs of all" in sparse
+    assert f"{kinds['mma.sp']:,} of them of mma.sp" in sparse
 
 
 def test_recordings_are_compared_output_by_output(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from toy_results import HOPPER, OTHER, SUMS, TOTAL, area, errors, figure, moved,
 
 from codesign.figures.figure import Alternative
 from codesign.report import lookup as report_lookup
-from codesign.report.comparison import heading, notes, title
+from codesign.report.comparison import heading, headline, notes, title
 from codesign.verdicts.compare import OVERFLOW, compare
 from codesign.verdicts.readings import counterpart
 from isa_model import InputError
@@ -30,6 +30,7 @@ def test_a_smaller_area_at_the_same_error_beats():
     assert made.judged == (TOTAL, "cost.area_ratio")
     assert made.covered == ("llama.fprop.o, normal",)
     assert "a is beaten by b (unit area over today's)." in notes(made)
+    assert headline(made) == "On the Pareto front: b and today's software."
     assert made.apart == ()
 
 
@@ -46,6 +47,7 @@ def test_where_todays_software_beats_every_proposal_the_best_of_them_are_marked(
     assert [name for name, e in found.items() if e.front] == ["today's software"]
     assert [name for name, e in found.items() if e.leads] == ["b"]
     assert [title(e) for e in made.entries][:3] == ["a", "☆ b", "★ today's software"]
+    assert headline(made) == "No proposal is on the Pareto front."
     said = notes(made)
     assert "★ On the front: today's alone. On these objectives no proposal here pays." in said
     assert "☆ Beaten by today's software, but by no other proposal." in said
@@ -104,6 +106,7 @@ def test_only_the_same_gemms_and_tensors_are_compared():
     assert TOTAL not in rows(apart)["a"].values
     assert apart.apart == (TOTAL,)
     said = notes(apart)
+    assert headline(apart) == "Not comparable: they have no total error on the same GEMM and tensors."
     assert said[0] == "Not comparable: they have no total error on the same GEMM and tensors, so none is starred."
     assert "total error: not comparable, as no two have it on the same GEMM." in said
     software = [*errors(0.1), figure(TOTAL, 0.5, variant="software", tensors="uniform")]

@@ -61,6 +61,35 @@ def quick_to_compile():
         yield
 
 
+def whole_numbers(left="int8", right="int8", zero="positive", **scale):
+    """An instruction whose sums of 32 products of whole numbers are scaled and added in FP32."""
+    register = {"format": "fp32", "rounding": "nearest-even"}
+    stages = {
+        "sum": {"terms": 32, "zero": zero},
+        "add": {"terms": 1, "accumulator": True, "zero": "ieee", "result": register},
+    }
+    spec = {"a": left, "b": right, "accumulator": "fp32", "shape": {"m": 4, "n": 4, "k": 32}, "stages": stages}
+    return Instruction.model_validate(spec | {"scale": {"onto": "sum", **scale}})
+
+
+SIGNED = {"a": {"group": [1, 32], "format": "fp32"}, "b": {"group": [32, 1], "format": "e4m3"}}
+WHOLE_NUMBERS = {
+    "power alone": whole_numbers(power=-4),
+    "power alone, signed zeros": whole_numbers(power=-4, zero="ieee"),
+    "signed scales and power": whole_numbers(power=7, **SIGNED),
+    "rounded twice": whole_numbers(
+        power=-40,
+        **SIGNED,
+        product={"format": "bf16", "rounding": "toward-zero"},
+        result={"format": "fp32", "rounding": "nearest-even"},
+    ),
+    "products": whole_numbers(power=-3, onto="products", zero="ieee", **SIGNED),
+    "unsigned by 4 bits": whole_numbers("uint8", "int4", power=-140),
+    "by floating point": whole_numbers("int4", "e4m3", power=9, **SIGNED),
+}
+"""Whole numbers with a constant power of two beside their scales, or without scales."""
+
+
 @needs_compiler
 @settings(max_examples=10)
 @given(instructions())
@@ -316,6 +345,21 @@ def test_cuda_text_compiles_without_a_gpu(name):
 def test_the_gpu_gives_golden_bits(name):
     """On the GPU every architecture's rules give the golden model's codes."""
     assert_golden(gpu, Instruction.model_validate(NOBODY_BUILT) if name == NOBODY_BUILT["name"] else load(name))
+
+
+@needs_compiler
+@pytest.mark.parametrize("spec", WHOLE_NUMBERS.values(), ids=WHOLE_NUMBERS)
+def test_scaled_whole_numbers_compile_to_golden_bits(quick_to_compile, spec):
+    """Whole numbers times scales and a power of two have the golden model's codes, signs of zeros among them."""
+    assert_golden(cpu, spec, steps=2)
+
+
+@needs_gpu
+@pytest.mark.parametrize("spec", WHOLE_NUMBERS.values(), ids=WHOLE_NUMBERS)
+def test_scaled_whole_numbers_give_golden_bits_on_the_gpu(spec):
+    """And so on the GPU, whether Tensor Cores or CUDA cores sum them."""
+    assert_golden(gpu, spec, steps=2)
+    assert_golden(gpu, spec, ["bits", "zeros"], m=130, n=70, steps=3)
 
 
 @needs_gpu

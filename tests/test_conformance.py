@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codesign.commands import conform as live
 from isa_model import InputError, golden, load, matmul
 from isa_model.array_codec import code_dtype, decode_array, encode_array
 from isa_model.conformance import conform, find
-from isa_model.stimulus import draw
+from isa_model.stimulus import KINDS, draw
+from kernels import native
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WGMMA_AND_MMA = FIXTURES / "h200_mma.npz"
@@ -179,3 +181,36 @@ def test_fp8_mma_sync_widens_its_operands_to_fp16(name, a, b, c, d):
     row, column = list(bytes.fromhex(a)), list(bytes.fromhex(b))
     assert golden.dot(spec, row, column, c) == d
     assert golden.dot(spec.model_copy(update={"widen": None}), row, column, c) != d
+
+
+def test_a_live_comparison_covers_every_instruction_and_finds_one_flipped_bit(monkeypatch):
+    """With the model in the chip's place, dense, sparse, one-bit and FP64 instructions agree; one flipped bit is found."""
+    names = [
+        "hopper.wgmma.m64n8k32.f32.e4m3.e4m3",
+        "hopper.mma.sp.m16n8k16.f32.tf32.tf32.f32",
+        "hopper.wgmma.m64n8k256.s32.b1.b1.and.popc",
+        "hopper.mma.m8n8k4.f64.f64.f64.f64",
+    ]
+
+    def chip(name, a, b, c, positions=None):
+        assert name in native.machine_code
+        native.check(name, a, b, c, positions)
+        spec = load(name)
+        engine = "golden" if name.endswith("f64") else "portable"
+        d = matmul(spec, a, b, c, engine=engine, positions=positions).view(code_dtype(spec.accumulator)).copy()
+        if "b1" in name and len(asked) == 20:
+            d[3, 5] ^= 4
+        asked.append(name)
+        return d
+
+    asked = []
+    monkeypatch.setattr("isa_model.library.catalogue", lambda: (*names, "ada.mma.m16n8k8.f32.tf32.tf32.f32"))
+    monkeypatch.setattr(live, "check_gpu", lambda architecture: None)
+    monkeypatch.setattr(native, "machine_code", {})
+    monkeypatch.setattr(native, "compiled", len)  # needs the extra `kernels`
+    monkeypatch.setattr(native, "matmul", chip)
+    rows = list(live.compare("hopper", 20_000))
+    assert [row.instruction for row in rows] == names
+    assert [row.outputs >= 4096 for row in rows] == [True] * 4
+    assert [row.mismatches for row in rows] == [0, 0, 1, 0]
+    assert rows[2].first.startswith(f"{list(KINDS)[4]} [3, 5]: chip ")

@@ -18,10 +18,11 @@ from codesign.proposal.shipped import names  # noqa: E402
 from codesign.torch.arithmetic import Arithmetic  # noqa: E402
 from codesign.torch.attention import EmulatedAttention  # noqa: E402
 from codesign.torch.linear import Rules, linear  # noqa: E402
+from codesign.torch.quantise import quantise as torch_quantise  # noqa: E402
 from codesign.torch.rules import recipe_on  # noqa: E402
 from codesign.torch.shared_input import SharedInput  # noqa: E402
 from isa_model import InputError, Instruction, gemm, load  # noqa: E402
-from isa_model.cast import quantise  # noqa: E402
+from isa_model.cast import Cast, quantise  # noqa: E402
 from isa_model.library import changed, raw  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,6 +90,15 @@ def test_an_instruction_that_no_model_can_be_cast_to_is_refused(change, message)
     with pytest.raises(InputError, match=message) as refused:
         emulator.emulate(Mlp(), on=spec)
     assert refused.value.problems[0].hint
+
+
+@pytest.mark.parametrize("cast", [{"flush_inputs": True}, {"random": "elements"}, {"floor": 1e-31}])
+def test_casts_that_torch_does_not_make_are_refused(cast):
+    """A cast whose bits torch would not have is refused by name."""
+    with pytest.raises(
+        ValueError, match=r"drop `flush_inputs`|without randomness, with one level of scales and a floor"
+    ):
+        torch_quantise(Cast.model_validate(cast), torch.randn(4, 128))
 
 
 def test_a_constant_scale_is_taken_back():

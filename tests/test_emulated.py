@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import KINDS, instructions
+from test_compiled import WHOLE_NUMBERS
 from test_engine import is_planned, operands
 from test_registers import INFINITIES, of_an_infinity
 from test_running_values import two_registers
@@ -130,6 +131,14 @@ def test_kernels_for_cuda_cores_are_the_other_engines(emulated, name):
     for kind in ("bits", "cancellation", "subnormal", "special"):
         x = draw(spec, kind, np.random.default_rng(5), 17, 9, 32)
         assert np.array_equal(gpu.matmul(spec, x.a, x.b, x.c), reference(spec, x)), kind
+
+
+@pytest.mark.parametrize("spec", WHOLE_NUMBERS.values(), ids=WHOLE_NUMBERS)
+def test_kernels_scale_whole_numbers(emulated, spec):
+    """Whole numbers times scales and a power of two, on emulated Tensor Cores and CUDA cores."""
+    for kind in KINDS:
+        a, b, c, scales = operands(spec, 5, kind, m=5, n=6, steps=2)
+        assert np.array_equal(gpu.matmul(spec, a, b, c, **scales), portable.matmul(spec, a, b, c, **scales)), kind
 
 
 @settings(max_examples=4, suppress_health_check=HealthCheck)

@@ -188,11 +188,39 @@ def test_texts_of_a_plot_do_not_lie_on_one_another(browser, pages):
         assert browser.evaluate(script) == []
 
 
-def test_a_page_prints_on_eight_sheets(browser, pages):
-    """A4, with what is folded left out."""
+def test_plots_of_all_sections_are_equally_wide(browser, pages):
+    """One that is alone in its section, too, so that letters have one size."""
     for page in pages:
         browser.open(page, 1400)
-        printed = base64.b64decode(browser.ask("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"])
+        widths = "[...document.querySelectorAll('.plots svg')].map(s => Math.round(s.getBoundingClientRect().width))"
+        assert len(set(browser.evaluate(widths))) == 1
+
+
+def test_a_number_of_a_comparison_is_not_broken(browser, pages):
+    """A narrow cell breaks at spaces, and not after the e of an exponent."""
+    script = r"""[...document.querySelectorAll('td.interval')].flatMap(cell => {
+      const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), broken = [];
+      for (let node; (node = walk.nextNode());) for (const found of node.data.matchAll(/\S+/g)) {
+        const range = document.createRange();
+        range.setStart(node, found.index);
+        range.setEnd(node, found.index + found[0].length);
+        if (range.getClientRects().length > 1) broken.push(found[0]);
+      }
+      return broken })"""
+    browser.open(pages[2], 1400)
+    assert "e-" in browser.evaluate("[...document.querySelectorAll('td.interval')].map(c => c.textContent).join()")
+    browser.evaluate(
+        "document.querySelectorAll('table').forEach(t => { t.style.width = '22rem'; t.style.minWidth = 0 })"
+    )
+    assert browser.evaluate(script) == []
+
+
+@pytest.mark.parametrize("sheet", [(8.27, 11.69), (8.5, 11)], ids=["A4", "Letter"])
+def test_a_page_prints_on_eight_sheets(browser, pages, sheet):
+    """With what is folded left out."""
+    for page in pages:
+        browser.open(page, 1400)
+        printed = base64.b64decode(browser.ask("Page.printToPDF", paperWidth=sheet[0], paperHeight=sheet[1])["data"])
         assert 1 <= len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= 8
 
 

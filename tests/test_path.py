@@ -134,6 +134,7 @@ def test_ragged_tensors_arrive_whole(seed, rows, columns, kind):
         ("{at: operand-read, scale_from: scales, scale: ue8m0}", "the step before leaves no scales of this format"),
         ("{at: kernel, on_sms: false}", "is not communication"),
         ("{at: copy-engine, group: null}", "needs the whole group to know its largest element"),
+        ("{at: dispatch, logfmt: 8, flush_inputs: true}", "LogFMT takes logarithms of all elements"),
         ("{at: kernel, to: e4m4x}", "unknown number format"),
     ],
 )
@@ -157,9 +158,17 @@ claims: [{{metric: cast.relative_error, at_most: 1}}]
 
 def test_a_path_has_a_manual_page():
     """Each step says where it happens, what it reads, its groups, its scale's rule, and what an engine must hold."""
-    given = steps({"at": "copy-engine"}, {"at": "dispatch", "logfmt": 8, "on_sms": False})
+    given = steps({"at": "copy-engine", "flush_inputs": True}, {"at": "dispatch", "logfmt": 8, "on_sms": False})
     text = " ".join(path_page(given, ("activation",)).lines)
-    for words in ("1 token by 128 features", "256 B of BF16", "at least 1e-30", "LogFMT-8", "/ 126", "outside the SMs"):
+    for words in (
+        "1 token by 128 features",
+        "256 B of BF16",
+        "at least 1e-30",
+        "LogFMT-8",
+        "/ 126",
+        "outside the SMs",
+        "2^-126",
+    ):
         assert words in text
 
 

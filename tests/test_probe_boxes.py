@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from codesign.probe.questions import adversarial
 from isa_model.array_codec import to_codes
 from isa_model.diagnostics import InputError, Unavailable
 from isa_model.engines.c_library import compiler
+from isa_model.instruction import Instruction
 from isa_model.library import load
 from isa_model.matmul import matmul
 from isa_model.sparse import elements
@@ -61,6 +63,28 @@ def test_a_users_own_kernel_is_a_box(suffix, tool, tmp_path):
         path.write_text(changed)
         with pytest.raises(InputError, match=said):
             open_box(f"cu:{path}", operands).ask(lines)
+
+
+def promoted(k):
+    """Return what tests/promoted_gemm.cu computes: Hopper's FP8 mma.sync, with promotion to FP32 every 128 products."""
+    data = load("hopper.mma.m16n8k32.f32.e4m3.e4m3.f32").model_dump(mode="json", exclude_defaults=True)
+    register = {"result": {"format": "fp32", "rounding": "nearest-even"}, "accumulator": True, "terms": 1}
+    data["stages"]["add"] |= {"chain": 4}
+    stages = {**data["stages"], "promote": register}
+    return Instruction.model_validate({**data, "shape": {"m": 1, "n": 1, "k": k}, "stages": stages})
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_a_kernel_with_promotion_is_a_box(monkeypatch):
+    """The kernel that docs/probe.md shows compiles, and on a Hopper GPU gives the sums of the instruction and the software."""
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-arch=sm_90a")
+    box = open_compiled(str(Path(__file__).parent / "promoted_gemm.cu"), Signature(promoted(256)))
+    assert box.library
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("compiled; no Hopper GPU to run it on")
+    lines = adversarial(box.signature, np.random.default_rng(0), 3000)
+    assert (box.ask(lines) == answers(promoted(256), lines)).all()
 
 
 def test_matrices_give_the_lines_on_their_diagonal():

@@ -11,10 +11,13 @@ from toy_boxes import INTEGERS, MX, REGISTER, VOLTA, hidden
 from codesign.probe.box import Session, Signature, answers
 from codesign.probe.boxes import SpecBox
 from codesign.probe.fit import Fit
+from codesign.probe.hypotheses import hypothesis_of, meaning
+from codesign.probe.orders import Orders
 from codesign.probe.questions import adversarial
 from codesign.probe.scoring import Scored
 from codesign.probe.space import GIVEN, STRUCTURAL, UNREAD, Space
-from codesign.probe.stand_ins import absorbed, split
+from codesign.probe.stand_ins import absorbed, divided, regrouped, split
+from codesign.probe.structures import profiles
 from isa_model.instruction import Instruction
 from isa_model.library import load
 from isa_model.operand_fields import Scaling
@@ -57,6 +60,13 @@ def test_a_search_starts_from_all_rules_that_few_questions_do_not_tell_apart():
     assert min(x.loss for x in fit.start()) < 0.01
 
 
+def test_a_search_starts_from_sums_cut_before_c_is_added_to_nearest():
+    """Of B200's recorded E5M2 sums one in 5,000 shows that the products' sum is cut: too few to lead a search there."""
+    space = Space(Signature(load("blackwell.mma.m16n8k32.f32.e5m2.e5m2.f32")))
+    last = {"result": [{"format": "fp32", "rounding": "nearest-even"}]}
+    assert ({"result": [{"format": "fp32", "rounding": "toward-zero"}]}, last) in list(profiles(space, last))
+
+
 def test_two_stages_stand_for_one():
     """A sum cut to its largest term with C beside is next to a sum cut before C is added."""
     cut = {"fraction_bits": 16, "rounding": "nearest-even"}
@@ -71,6 +81,46 @@ def test_a_stage_that_only_rounds_is_absorbed():
     chain = {"terms": 32, "accumulator": True, "chain": 4}
     found = list(absorbed({"stages": [{**chain, "result": ["wide"]}, {"terms": 1, "result": [narrow]}, last]}))
     assert found == [{"stages": [{**chain, "result": kept}, last]} for kept in ([narrow], ["wide", narrow])]
+
+
+def test_a_register_is_next_to_one_that_keeps_infinities_but_overflows_to_none():
+    """Rounded as if exponents had no upper end, then cut to the largest number: Arm's FP8 into FP16 with OSM = 1."""
+    own = hypothesis_of(load("arm.fmmla.f16.e4m3.e4m3.lscale0.osm1"))["stages"][-1]["result"]
+    near = list(regrouped([{"format": "fp16", "rounding": "nearest-even", "overflow": "saturate"}]))
+    meanings = [
+        [(meaning(x["format"]), x["rounding"], x.get("overflow")) for x in registers] for registers in [own, *near]
+    ]
+    assert meanings[0] in meanings[1:]
+
+
+def test_a_sum_is_next_to_its_two_steps():
+    """Sixteen terms cut together are next to exact sums of two of which eight are cut, and to a chain of rounded sums."""
+    cut, last = {"fraction_bits": 17, "rounding": "nearest-even"}, {"terms": 8, "accumulator": True, "result": ["fp32"]}
+    found = list(divided({"stages": [{"terms": 16, **cut}, last]}))
+    assert {"stages": [{"terms": 2}, {"terms": 8, **cut}, last]} in found
+    assert {"stages": [{"terms": 2, **cut}, {"terms": 8}, last]} in found
+    chain = {"terms": 2, "accumulator": True, "chain": 4, "result": ["bf16"]}
+    assert {"stages": [chain, last]} in list(divided({"stages": [{"terms": 8, "result": ["bf16"]}, last]}))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [{"terms": 2, "interleave": {"run": 1, "parts": 2}, "chain": 3}, {"terms": 2}],
+        [{"terms": 2, "chain": 4}, {"terms": 4}],
+        [{"terms": 2}, {"terms": 8}, {"terms": 4}],
+    ],
+)
+def test_exchanges_show_the_order_of_sums(order):
+    """Of the trees that exchanges allow, the hidden one is among the first: chains of sums that were dealt out, too."""
+    k = 2 * np.prod([x["terms"] * x.get("chain", 1) for x in order])
+    narrow = {"result": {"format": "e8m11", "rounding": "toward-zero"}}
+    order = [x | ({"accumulator": True} if "chain" in x or x is order[-1] else {}) for x in order]
+    stages = [{**x, **narrow} for x in order]
+    fields = {"shape": {"m": 4, "n": 4, "k": int(k)}, "a": "fp16", "b": "fp16", "accumulator": "fp32"}
+    spec = Instruction.model_validate({**fields, "stages": {f"s{i}": stage for i, stage in enumerate(stages)}})
+    found = Orders(Session(SpecBox(Signature(spec), spec)), np.random.default_rng(0)).structures()
+    assert order in found[:4]
 
 
 def test_hypotheses_come_in_the_same_order_in_every_process():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,8 +52,12 @@ def test_the_notebook_gives_the_outputs_that_it_shows(ran):
     page, found, _ = ran
     shown = [cell["outputs"] for cell in pages_notebook.cells(page, "code")]
 
-    def comparable(output):  # how pandas writes HTML depends on its version, as the bytes of a drawing on matplotlib's
-        return output.get("text") or output["data"]["text/plain"], sorted(output.get("data", ()))
+    def comparable(
+        output,
+    ):  # how pandas writes HTML depends on its version, the last digits of a drawing on the machine
+        data = output.get("data", {})
+        own = [said for kind, said in data.items() if kind.startswith("text/") and "dataframe" not in "".join(said)]
+        return output.get("text"), own, sorted(data)
 
     assert [[comparable(o) for o in cell] for cell in found] == [[comparable(o) for o in cell] for cell in shown]
     assert [number for number, cell in enumerate(shown) if not cell] == []
@@ -195,6 +200,34 @@ def test_spec_fields_verdicts_and_missing_figures_are_changes(result):
     assert [(v.old, v.new, v.change) for v in found.verdicts] == [("supported", "refuted", "worse")]
     assert found.removed > 0
     assert found.added == 0
+
+
+def test_changes_are_printed_as_text_and_shown_as_tables(result):
+    """One line per change, and a sentence; a notebook has the same as tables."""
+    verdicts = (result.verdicts[0].model_copy(update={"judgement": "refuted"}), *result.verdicts[1:])
+    new = shifted(result, 2).model_copy(update={"verdicts": verdicts})
+    found = codesign.diff(result, new)
+    claim = result.verdicts[0].statement
+    lines = str(found).splitlines()
+    assert lines[:3] == ["claim", f"  {claim}: supported → refuted", "figure"]
+    assert all(line.endswith(", worse") and " → " in line for line in lines[3:-1])
+    assert lines[-1].startswith("1 verdict turned; ")
+    assert repr(found) == f"<Changes: {lines[-1]}>"
+    shown = found._repr_html_()
+    assert shown.count("<table>") == 2
+    assert f"<p>{escape(lines[-1])}</p>" in shown
+    assert f">{claim}</td>" in shown
+    many = found.model_copy(update={"figures": found.figures * 7})
+    assert str(many).splitlines()[-2] == f"  ... and {len(many.figures) - 40} more figures; to_frame() has all."
+    assert many._repr_html_().count("</tr>") == 2 + 1 + 40
+
+
+@needs_pandas
+def test_changes_are_a_data_frame(result):
+    """A row per change."""
+    found = codesign.diff(result, shifted(result, 2))
+    assert set(found.to_frame()["what"]) == {"figure"}
+    assert len(found.to_frame()) == len(found.figures)
 
 
 def test_the_command_shows_what_changed_and_exits_1(result, tmp_path, capsys):

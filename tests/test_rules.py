@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import codesign
+from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Figure, Plot, Series
 from codesign.proposal.proposal import Claim
 from codesign.proposal.shipped import names
@@ -40,6 +41,7 @@ def result(*figures, verdicts=(), plots=(), name="mine", proposed=None):
         figures=figures,
         verdicts=verdicts,
         evidence=(SimpleNamespace(plots=plots),),
+        sampling=Sampling(),
         proposal=SimpleNamespace(proposal=name, multiplies_as_today=False, in_slices=False, inputs="bf16"),
     )
 
@@ -60,6 +62,20 @@ def test_more_bits_that_would_keep_a_refuted_claim_are_named():
     assert said(rules.within_reach, result(verdicts=(verdict("refuted", break_even=none),))) == []
     open_claim = verdict("undetermined", break_even=(bits(25, 11),))  # its own 25 bits keep it; samples are missing
     assert said(rules.within_reach, result(verdicts=(open_claim,))) == []
+
+
+def test_fewer_bits_that_would_keep_a_claim_on_cost_are_fewer():
+    """A claim on area is kept by smaller values, which are no more bits."""
+    need = bits(17, 15, "", rising=False)
+    (text,) = said(rules.within_reach, result(verdicts=(verdict("refuted", break_even=(need,)),)))
+    assert text == "Claim 1 would hold with stages.fuse.fraction_bits 15 (2 fewer) instead of 17."
+
+
+def test_lengths_of_one_source_are_named_together():
+    """A claim on two GEMMs of three sources would otherwise repeat every source."""
+    found = [bits(25, 20, f"{data} data at K = {k}") for k in (4096, 512) for data in ("normal", "outliers")]
+    (text,) = said(rules.unused_precision, result(verdicts=(verdict("supported", break_even=tuple(found)),)))
+    assert text.endswith("claim 1 on normal data at K = 4096 and 512 and outliers data at K = 4096 and 512.")
 
 
 def test_a_register_that_limits_the_sums_is_named():
@@ -100,6 +116,7 @@ def test_an_open_claim_is_told_how_many_more_seeds_would_decide_it():
     wide = verdict("undetermined", figure(SUMS, 0.75, half=0.5))
     (text,) = said(rules.more_samples, result(verdicts=(wide,)))
     assert "About 4 times as many seeds" in text
+    assert text.endswith("`codesign evaluate --seeds 0-63`.")
     (text,) = said(rules.more_samples, result(verdicts=(verdict("undetermined", figure(SUMS, 1.0, half=0.2)),)))
     assert "no number of seeds will decide it" in text
     captured = verdict("undetermined", figure(SUMS, 0.75, half=0.5, tensors="captured"))
@@ -130,10 +147,13 @@ def test_an_assumption_that_turns_a_modelled_verdict_is_to_be_measured():
 
 
 def test_a_claim_that_an_assumed_figure_decides_is_named():
-    """A computed one is not."""
+    """A computed one is not; claims that rest on one source are named together."""
     guessed = verdict("supported", figure(SUMS, 0.1, kind="assumed", source="a guess"))
     assert said(rules.assumed, result(verdicts=(verdict("supported", figure(SUMS, 0.1)), guessed))) == [
-        "Assumed figures decide claim 2 at 0.1 (a guess): measure them before you build."
+        "An assumed figure decides claim 2 at 0.1: measure before you build. It rests on: a guess."
+    ]
+    assert said(rules.assumed, result(verdicts=(guessed, guessed))) == [
+        "Assumed figures decide claim 1 at 0.1 and claim 2 at 0.1: measure before you build. They rest on: a guess."
     ]
     assert said(rules.assumed, result(verdicts=(verdict("undetermined"),))) == []
 
@@ -248,12 +268,30 @@ def test_amdahls_law_is_told_where_it_leaves_little():
     ceilings = [figure("timing.layer_ceiling", v, workload="llama", tensors="") for v in (1.2, 1.3, 1.0)]
     (text,) = said(rules.small_part, result(*ceilings))
     assert text.startswith("A whole layer of llama becomes at most 1.2 times as fast")
+    assert text.endswith("took no time.")
+    (text,) = said(rules.small_part, result(figure("timing.layer_ceiling", 1.0004, workload="llama"))) or ("",)
+    assert text == ""
+
+
+def test_amdahls_law_names_the_largest_part_that_stays():
+    """What the proposal changes is no part to look at next."""
+    step = layer(gemms=(60.0, 50.0), attention=(25.0, 25.0), network=(15.0, 15.0))
+    ceiling = figure("timing.layer_ceiling", 1.2, workload="llama", tensors="")
+    (text,) = said(rules.small_part, result(ceiling, plots=(step,)))
+    assert text.endswith("Look at attention next: it takes 25 % of today's step and stays as it is.")
 
 
 def test_linears_that_certainly_become_slower_are_named():
     """An interval that reaches 1 is no certainty; a pass alone is not named."""
     slow = figure("timing.step_speedup", 0.9, workload="llama", half=0.05, tensors="")
-    assert len(said(rules.slower, result(slow))) == 1
+    (text,) = said(rules.slower, result(slow))
+    assert text.endswith("is not hidden.")
+    gemms = [
+        figure("timing.speedup_over_software", value, workload=name, tensors="")
+        for name, value in (("llama.fprop.o", 0.9), ("llama.fprop.down", 0.8), ("other.fprop.o", 0.5))
+    ]
+    (text,) = said(rules.slower, result(slow, *gemms))
+    assert text.endswith("Hide it first in llama.fprop.down, which runs at 0.8.")
     assert (
         said(
             rules.slower,

@@ -1,10 +1,15 @@
 """What a trial draws stands for the whole tensor: order statistics, weights, scales of whole tensors, D as the user gets it."""
 
+import io
+import pickle
+from dataclasses import replace
+from types import FunctionType
+
 import numpy as np
 import pytest
 
 from codesign.evidence.numerics.errors import errors_of
-from codesign.evidence.numerics.jobs import Job, run, run_together
+from codesign.evidence.numerics.jobs import MOST_HELD, Held, Job, run, run_together
 from codesign.evidence.numerics.lines import drawn
 from codesign.evidence.numerics.source import _figures_of_jobs, figures_of
 from codesign.evidence.numerics.trial import Trial
@@ -343,3 +348,28 @@ def test_long_sums_are_sampled_in_fewer_lines():
     (software,) = [c for c in variants(made) if c.variant == "software"]
     (errors,) = run(Job(gemm, "normal", Sampling(seeds=(1,)), made.rule, (software,)))
     assert errors.sizes.shape == (1, 64)
+
+
+def test_a_search_keeps_the_codes_of_a_million_products_and_little_else():
+    """The questions of a search on k = 10**6 draw once: their operands' codes, a byte an element, stay in memory."""
+    made, held = proposal(), Held()
+    compared = tuple(c for c in variants(made) if c.variant == "proposal")
+    gemm = Gemm("long", 4, 4, 1_000_000, "activation", "weight", False, "")
+    job = Job(gemm, "outliers", Sampling(rows=4, columns=4, seeds=tuple(range(16))), made.rule, compared)
+    some = replace(job, sampling=job.sampling.model_copy(update={"seeds": (0,)}))
+    assert 16 * 8 * gemm.k < MOST_HELD
+    run_together([some], [[held]])
+    (kept,) = held.values()
+    assert 8 * gemm.k < held_bytes(kept) < 1.1 * 8 * gemm.k
+
+
+def held_bytes(kept):
+    """Return the bytes of an object and all that it refers to, functions aside."""
+
+    class Sizes(pickle.Pickler):
+        def reducer_override(self, value):
+            return (str, ()) if isinstance(value, FunctionType) else NotImplemented
+
+    with io.BytesIO() as written:
+        Sizes(written).dump(kept)
+        return written.tell()

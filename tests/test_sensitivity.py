@@ -154,10 +154,10 @@ def test_a_claim_on_what_quantisation_does_is_tried_with_other_casts():
         assert len(captured) == (tensors == "outliers")
 
 
-def test_a_length_of_one_to_three_is_not_shortened():
-    """A quarter of K = 3 is no length; of K = 4 it is 1."""
+def test_lengths_tried_are_those_of_a_gemm():
+    """A quarter of K = 3 is no length, of K = 4 it is 1; four times K is tried up to the longest K of a workload."""
     gemm, _ = toy(PLAIN).trials[0]
-    for k, others in ((1, [4]), (3, [12]), (4, [1, 16])):
+    for k, others in ((1, [4]), (3, [12]), (4, [1, 16]), (2**18, [2**16, 2**20]), (10**6, [250_000])):
         assert [other.k for other in other_lengths(replace(gemm, k=k))] == others
 
 

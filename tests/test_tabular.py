@@ -149,7 +149,7 @@ def test_a_long_cell_widens_its_own_row_alone(capsys):
     table.add_row("short", "7", "one")
     table.add_row("y" * 500, "123", "two")
     lines = piped(table, capsys)
-    assert lines[1].index("one") < 70
+    assert lines[1].index("one") < 100
     assert lines[1].split() == ["short", "7", "one"]
     assert lines[2].endswith("123  two")
 

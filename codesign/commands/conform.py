@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from math import ceil, lcm
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,7 +20,11 @@ from codesign.commands.terminal import console, table
 from isa_model.diagnostics import InputError, Unavailable
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from isa_model.conformance import ConformanceResult
+    from isa_model.float64 import Codes
+    from isa_model.stimulus import StressOperands
 
 SLOW_OUTPUTS = 4096
 """Outputs compared of an instruction that only the golden model computes (FP64)."""
@@ -84,19 +90,26 @@ def compare(architecture: str, outputs: int, seed: int = 0) -> Iterator[Conforma
     """Compare at least `outputs` outputs in all, spread evenly over the architecture's instructions.
 
     Operands are of every kind in isa_model.stimulus, chained over one to three instructions along K with C; a seed repeats
-    them. Codes must be equal bit for bit, except that any two NaNs of FP64 count as equal. Raises Unavailable if the
-    instructions cannot run here.
+    them. Codes must be equal bit for bit, except that any two NaNs of FP64 count as equal. The model runs in processes,
+    while this one runs the chip. Raises Unavailable if the instructions cannot run here.
     """
     from isa_model.library import catalogue
-    from isa_model.processes import pool
+    from isa_model.processes import cores, pool
     from kernels import native
 
     check_gpu(architecture)
     names = [name for name in catalogue() if name.startswith(f"{architecture}.")]
     with pool() as workers:
         native.machine_code.update(zip(names, workers.map(native.compiled, names, chunksize=4), strict=True))
-    for name in names:
-        yield _compare(name, ceil(outputs / len(names)), seed)
+        waiting = iter(names)
+        running: deque[tuple[str, Future[list[Case]]]] = deque()
+        while True:
+            for name in islice(waiting, 2 * cores() - len(running)):
+                running.append((name, workers.submit(cases, name, ceil(outputs / len(names)), seed)))
+            if not running:
+                return
+            name, job = running.popleft()
+            yield _compare(name, job.result())
 
 
 def check_gpu(architecture: str) -> None:
@@ -152,40 +165,57 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _compare(name: str, outputs: int, seed: int) -> ConformanceResult:
-    """Compare one instruction on every kind of operand."""
+class Case(NamedTuple):
+    """Operands of one kind, and the codes that an instruction gives of them, by the model."""
+
+    kind: str
+    operands: StressOperands
+    expected: Codes
+
+
+def cases(name: str, outputs: int, seed: int) -> list[Case]:
+    """Return a case of every kind, with at least `outputs` outputs together; of FP64, which is slow, SLOW_OUTPUTS at most."""
     import zlib
 
     import numpy as np
 
-    from isa_model.array_codec import code_dtype, to_codes
-    from isa_model.conformance import ConformanceResult
+    from isa_model.array_codec import to_codes
     from isa_model.library import load
     from isa_model.matmul import matmul
     from isa_model.stimulus import KINDS, draw
-    from kernels import native
 
     spec = load(name)
     slow = spec.accumulator.name == "fp64"
-    if slow:
-        outputs = min(outputs, SLOW_OUTPUTS)
-    per_kind = ceil(outputs / len(KINDS))
+    per_kind = ceil((min(outputs, SLOW_OUTPUTS) if slow else outputs) / len(KINDS))
     tile_n = lcm(spec.shape.n, 8)
     n = tile_n * max(1, round(per_kind**0.5 / tile_n))
     m = spec.shape.m * ceil(per_kind / n / spec.shape.m)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    mismatches = 0
-    first = ""
+    done = []
     for number, kind in enumerate(KINDS):
         x = draw(spec, kind, rng, m, n, spec.shape.k * (1 + number % 3))
-        got = native.matmul(name, x.a, x.b, x.c, x.positions)
-        engine: Any = "golden" if slow else "cpu"
-        expected = to_codes(spec.accumulator, matmul(spec, x.a, x.b, x.c, engine=engine, positions=x.positions))
-        differs = got.view(code_dtype(spec.accumulator)) != expected
-        if slow:  # the chip keeps the payload of an FP64 NaN, which the spec language does not describe
+        d = matmul(spec, x.a, x.b, x.c, engine="golden" if slow else "cpu", positions=x.positions)
+        done.append(Case(kind, x, to_codes(spec.accumulator, d)))
+    return done
+
+
+def _compare(name: str, cases: Sequence[Case]) -> ConformanceResult:
+    """Compare the chip with an instruction's cases."""
+    import numpy as np
+
+    from isa_model.conformance import ConformanceResult
+    from kernels import native
+
+    outputs = mismatches = 0
+    first = ""
+    for kind, x, expected in cases:
+        got = native.matmul(name, x.a, x.b, x.c, x.positions).view(expected.dtype)
+        differs = got != expected
+        if got.itemsize == 8:  # the chip keeps the payload of an FP64 NaN, which the spec language does not describe
             differs &= ~(np.isnan(got.view(np.float64)) & np.isnan(expected.view(np.float64)))
+        outputs += got.size
         mismatches += int(differs.sum())
         if differs.any() and not first:
             i, j = (int(v) for v in np.argwhere(differs)[0])
             first = f"{kind} [{i}, {j}]: chip {got[i, j]:#x}, model {expected[i, j]:#x}"
-    return ConformanceResult(name, m * n * len(KINDS), mismatches, first)
+    return ConformanceResult(name, outputs, mismatches, first)

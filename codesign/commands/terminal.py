@@ -8,7 +8,7 @@ from typing import Any
 
 WIDTH = 100
 """Columns of a paragraph."""
-WIDEST = 48
+WIDEST = 80
 """Columns that a cell of a piped table is filled up to at most; a longer cell moves those after it."""
 
 

@@ -156,7 +156,7 @@ def _bars(plot: Plot) -> str:
                 canvas.text(end + 4, y + 12, short(float(f"{value:.3g}")))
                 y += 19
         if plot.stacked:
-            canvas.text(x.place(sums) + 4, y + 12, short(float(f"{sums:.5g}")))
+            canvas.text(x.place(sums) + 4, y + 12, short(float(f"{sums:.{5 if sums >= 1000 else 3}g}")))
             y += 20
         y += 4
     canvas.text(2, y + LINE, plot.x_label, soft=True)

@@ -64,7 +64,7 @@ def by_gemm(metrics: Sequence[Metric], designs: Sequence[tuple[str, str, At | No
     """Return a table for each metric, with a row per GEMM and tensor source, and a column per (heading, variant, value)."""
     return tuple(
         Table(
-            title=m.name,
+            title=f"{m.short} ({m.name})",
             rows=("workload", "tensors"),
             headings=("GEMM", "tensors"),
             columns=tuple(Column(heading=h, metric=m.name, variant=v, at=at) for h, v, at in designs),

@@ -29,6 +29,10 @@ PLACES = 10
 """Products of a question that are not zeros, at most: those that change places, and others."""
 MOST = 120
 """Orders that are returned."""
+SUMS = 4
+"""Ways to share out items to sums that are followed."""
+TREES = 400
+"""Trees of sums of which the likeliest are returned."""
 
 
 @cache
@@ -180,24 +184,25 @@ class Orders:
         return [{x, *(i for i, other in same if other == x)} for x in of]
 
     def sums(self, items: Items) -> list[tuple[Data, Items]]:
-        """Return how items may be shared out to sums, the largest sums first: the fields of a stage, and its sums in order."""
+        """Return how items may be shared out to sums, the largest sums first, then others of the same sizes: the fields of a
+        stage, and its sums in order. Products keep the order of their items, so that exchanges keep what is summed below."""
         n = len(items)
         numbers = sorted({0, n - 1})
         ends = dict(zip(numbers, self.siblings(items, *numbers), strict=True))
-        found = []
+        found: list[tuple[int, Data, Items]] = []
         for terms in (t for t in range(min(map(len, ends.values())), 0, -1) if n % t == 0):
-            for interleave in [None, *_interleaves(terms, n)]:
+            alike = 0
+            for interleave in [None, *_interleaves(terms, n)] if terms > 1 else [None]:
                 blocks = _blocks(terms, interleave, n)
                 if all(set(b) <= ends[of] for of in ends for b in blocks if of in b):
                     stage = {"terms": terms} | ({"interleave": interleave} if interleave else {})
-                    found.append((stage, [sorted(k for i in b for k in items[i]) for b in blocks]))
-                    if terms == 1:
-                        break
-        return found
+                    found.append((alike, stage, [[k for i in b for k in items[i]] for b in blocks]))
+                    alike += 1
+        return [(stage, sums) for _, stage, sums in sorted(found, key=lambda x: x[0])]
 
     def trees(self, items: Items, depth: int = 0) -> Iterator[list[Data]]:
         """Yield the levels of sums above some items: terms, interleave, and the sums that are added one after the other."""
-        found = [(stage, sums) for stage, sums in self.sums(items)[:4] if not depth or stage["terms"] > 1]
+        found = [(stage, sums) for stage, sums in self.sums(items)[:SUMS] if not depth or stage["terms"] > 1]
         chains = [list(self.chains(stage, sums, items)) if depth < 3 else [] for stage, sums in found]
         self.exchangeable([pair for each in chains for _, above in each for pair in _of_ends(above)])  # in one round
         for (stage, sums), levels in zip(found, chains, strict=True):
@@ -218,20 +223,52 @@ class Orders:
         n, terms = len(sums), stage["terms"]
         for chain in (c for c in range(1, n) if n % c == 0):
             level = stage | ({"chain": chain} if chain > 1 else {})
-            yield level, [sorted(k for x in sums[i : i + chain] for k in x) for i in range(0, n, chain)]
+            yield level, [[k for x in sums[i : i + chain] for k in x] for i in range(0, n, chain)]
             if chain > 1 and "interleave" not in stage:
                 for dealt in _interleaves(chain * terms, len(items)):
                     if dealt["run"] % terms == 0:
                         hands = _blocks(chain * terms, dealt, len(items))
-                        above = [sorted(k for i in hand for k in items[i]) for hand in hands]
+                        above = [[k for i in hand for k in items[i]] for hand in hands]
                         yield level | {"interleave": dealt | {"to": "chains"}}, above
 
     def structures(self) -> list[list[Data]]:
         """Return the likeliest orders as stages; where C is added, and whether products are rounded first, is left open."""
         k = self.signature.spec.shape.k
-        trees = list(islice(self.trees([[i] for i in range(k)]), MOST // 2))
-        every = ([*first, *stages] for first in ([], [{"terms": 1}]) for tree in trees for stages in _with_c(tree))
+        trees = list(islice(self.trees([[i] for i in range(k)]), TREES))
+        places, held = np.tile(np.arange(k), (len(self.known) + 1, 1)), np.array([True, *self.known.values()])
+        for row, (x, y) in zip(places[1:], self.known, strict=True):
+            row[list(x)], row[list(y)] = y, x
+
+        def unlikely(tree: list[Data]) -> tuple[int, int]:
+            """Return how many exchanges changed D though not the tree, and how many the tree though not D."""
+            sums = _labels(tree, places)
+            same = sums == sums[0]
+            return int((same & ~held).sum()), int((held & ~same).sum())
+
+        likeliest = [*sorted(trees, key=unlikely)[: MOST // 3], *trees[: MOST // 6]]
+        every = ([*first, *stages] for first in ([], [{"terms": 1}]) for tree in likeliest for stages in _with_c(tree))
         return list({str(stages): stages for stages in islice(every, 2 * MOST)}.values())[:MOST]
+
+
+def _labels(tree: list[Data], places: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return a number for each arrangement of products (N, K): the same for two if the tree's sums are."""
+    labels = np.random.default_rng(1).integers(1, 1 << 63, places.shape[1], np.uint64)[places]
+    for i, level in enumerate(tree):
+        terms, dealt, n = level["terms"], level.get("interleave"), labels.shape[1]
+        chain = level.get("chain", 1 if i < len(tree) - 1 else n // terms)
+        hand = terms * chain if dealt and "to" in dealt else terms
+        order = np.concatenate(_blocks(hand, dealt, n))
+        blocks = _mixed(labels[:, order].reshape(len(labels), -1, chain, terms)).sum(axis=3)
+        labels = np.zeros(blocks.shape[:2], np.uint64)
+        for j in range(chain):
+            labels = _mixed(labels + blocks[:, :, j])
+    first: NDArray[np.uint64] = labels[:, 0]
+    return first
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ x >> np.uint64(29)) * np.uint64(0xBF58476D1CE4E5B9)
+    return x ^ x >> np.uint64(32)
 
 
 def _of_ends(items: Items) -> Iterator[tuple[list[int], list[int]]]:

@@ -244,7 +244,7 @@ class SpecSearch(Scoring):
 
         Raises Refusal with the nearest in `best`: after PATIENCE, or if every start leads nowhere.
         """
-        each, tried, starts = 1, self.tried, self.start()
+        each, tried, whole, starts = 1, self.tried, False, self.start()
         while True:
             try:
                 return self.search(starts)
@@ -256,7 +256,11 @@ class SpecSearch(Scoring):
                     raise
                 starts = self.start(each)
                 if len(starts) <= before:
-                    raise
+                    if whole:
+                        raise
+                    # Exchanges show no order that only infinite scales or overflow do.
+                    self.structures, whole = [*self.structures, *structures(self.signature.spec.shape.k)], True
+                    starts = self.start(each)
 
     def search(self, starts: list[Scored]) -> Scored:
         """Return a hypothesis that explains every answer: the most promising one is changed, in ever wider steps as long as

@@ -32,7 +32,17 @@ from codesign.probe.hypotheses import (
     range_of,
     stage_names,
 )
-from codesign.probe.stand_ins import absorbed, dealt, regrouped, replaced, shared, split, stand_ins, wide_register
+from codesign.probe.stand_ins import (
+    absorbed,
+    dealt,
+    divided,
+    regrouped,
+    replaced,
+    shared,
+    split,
+    stand_ins,
+    wide_register,
+)
 from isa_model.formats import FORMATS, Format
 from isa_model.instruction import Instruction
 from isa_model.limits import Range
@@ -133,7 +143,7 @@ class Space:
         yield from self._everywhere(hypothesis)
         yield from self.smaller(hypothesis)
         yield from dealt(hypothesis) if not near else ()
-        others = (stand_ins,) if near else (stand_ins, split, shared)
+        others = (stand_ins,) if near else (stand_ins, split, shared, divided)
         yield from ((("stages",), other) for make in others for other in make(hypothesis))
         for i, stage in enumerate(hypothesis["stages"]):
             yield from self._of(hypothesis, ("stages", i), Stage, stage, near)

@@ -12,6 +12,8 @@ from codesign.probe.hypotheses import Data, Path, changed, format_of, mantissa_b
 
 WIDE = {"exponent_bits": 8, "bias": 127, "infinity": True, "nan": "ieee"}
 """Exponents of FP32."""
+CUT = ("fraction_bits", "rounding", "zero_exponent")
+"""Fields of a stage that cuts its terms."""
 
 
 def wide_register(bits: int, rounding: str) -> Data:
@@ -50,6 +52,15 @@ def regrouped(registers: list[Data]) -> Iterator[list[Data]]:
             wide = named_or_fields({**WIDE, "exponent_bits": 9, "bias": 255, "mantissa_bits": fmt.mantissa_bits})
             flushed = {"overflow": "infinity", **register, "rounding": "toward-zero", "subnormals": "flush"}
             yield [*before, {"format": wide, "rounding": register["rounding"]}, flushed, *after]
+            # rounded as if exponents had no upper end: what is too large becomes the largest number, infinities stay
+            taller = {
+                **WIDE,
+                "exponent_bits": fmt.exponent_bits + 1,
+                "bias": fmt.bias,
+                "mantissa_bits": fmt.mantissa_bits,
+            }
+            cut = {n: x for n, x in register.items() if n != "overflow"} | {"rounding": "toward-zero"}
+            yield [*before, {"format": named_or_fields(taller), "rounding": register["rounding"]}, cut, *after]
         if before:  # the bits of the first and the range of the second
             first = before[-1]
             ranged = {**WIDE, "exponent_bits": fmt.exponent_bits, "bias": fmt.bias}
@@ -102,12 +113,32 @@ def shared(hypothesis: Data) -> Iterator[Data]:
             )
 
 
+def divided(hypothesis: Data) -> Iterator[Data]:
+    """Yield hypotheses in which a stage sums its terms in two steps, one of them exact, or in a chain of fewer at a time."""
+    for i, stage in enumerate(hypothesis["stages"]):
+        rules = {n: v for n, v in stage.items() if n not in ("terms", "interleave")}
+        upper = {n: v for n, v in rules.items() if n not in CUT} | (
+            {"accumulator": True} if "accumulator" in rules else {}
+        )
+        dealt_out = {n: stage[n] for n in ("interleave", "zero") if n in stage}
+        sizes = [terms for terms in range(1, stage["terms"]) if stage["terms"] % terms == 0]
+        for terms in sizes:
+            count, lower = stage["terms"] // terms, {**dealt_out, "terms": terms}
+            if terms > 1:
+                yield replaced(hypothesis, i, 1, [lower, {**rules, "terms": count}])
+                if "fraction_bits" in rules:
+                    cut = {n: rules[n] for n in CUT if n in rules}
+                    yield replaced(hypothesis, i, 1, [{**lower, **cut}, {**upper, "terms": count}])
+            if not {"accumulator", "interleave"} & stage.keys() and "result" in stage:
+                yield replaced(hypothesis, i, 1, [{**rules, "terms": terms, "accumulator": True, "chain": count}])
+
+
 def split(hypothesis: Data) -> Iterator[Data]:
     """Yield hypotheses in which two stages share what one of them does: the upper adds C or the running value."""
     for i, stage in enumerate(hypothesis["stages"]):
         if not stage.get("accumulator") or stage["terms"] == 1 or "to" in stage.get("interleave", {}):
             continue
-        cut = {n: stage[n] for n in ("fraction_bits", "rounding", "zero_exponent") if n in stage}
+        cut = {n: stage[n] for n in CUT if n in stage}
         keeps = {n: stage[n] for n in ("interleave",) if n in stage}
         zero = {n: stage[n] for n in ("zero",) if n in stage}
         upper = {n: v for n, v in stage.items() if n not in (*cut, *keeps, "terms")} | {"terms": 1, "accumulator": True}

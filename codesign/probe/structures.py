@@ -101,5 +101,7 @@ def _profiles(space: Space, last: Data) -> Iterator[tuple[Data, Data]]:
         yield below, {**below, **last, **offset}
     yield same, last
     yield nearest, last
+    if last["result"][-1].get("rounding") != "toward-zero":
+        yield {"result": [{**last["result"][-1], "rounding": "toward-zero"}]}, last
     if space.scale:
         yield {"exponent": 0}, {"fraction_bits": 36, "rounding": "toward-zero"} | last

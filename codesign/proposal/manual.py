@@ -111,19 +111,23 @@ def _operands(spec: Instruction) -> tuple[str, ...]:
     lines += sorted(f"registers: {describe(fmt)}" for fmt in own if not is_name(fmt.name))
     if spec.scale:
         for name, side, axes in (
-            ("A", spec.scale.a, "row(s) x {1} of K"),
-            ("B", spec.scale.b, "of K x {1} column(s)"),
+            ("A", spec.scale.a, ("row", "of K")),
+            ("B", spec.scale.b, ("of K", "column")),
         ):
             if side:
-                lines.append(
-                    f"scales of {name}: {describe(side.format)}; one per {side.group[0]} {axes.format(*side.group)}"
-                )
+                lines.append(f"scales of {name}: {describe(side.format)}; one per {_sizes(side.group, axes)}")
                 lines += [
                     f"  times {describe(level.format)}; one "
-                    + (f"per {level.group[0]} {axes.format(*level.group)}" if level.group else f"for all of {name}")
+                    + (f"per {_sizes(level.group, axes)}" if level.group else f"for all of {name}")
                     for level in side.coarser
                 ]
     return tuple(lines)
+
+
+def _sizes(group: tuple[int, int], axes: tuple[str, str]) -> str:
+    """Return the size of a group in words, such as `1 row x 128 of K`."""
+    named = (f"{size} {axis}{'s' * (size > 1 and axis != 'of K')}" for size, axis in zip(group, axes, strict=True))
+    return " x ".join(named)
 
 
 def describe(fmt: Format) -> str:
@@ -381,6 +385,9 @@ def _grouped(step: Step) -> str:
     return f"Each group is {tokens} token{'s' * (tokens > 1)} by {features} feature{'s' * (features > 1)}."
 
 
+_FLUSH = "Read elements below 2^-126 as zeros of their sign. "
+
+
 def _cast(step: Step) -> str:
     if step.logfmt is not None:
         top = (1 << (step.logfmt - 1)) - 2
@@ -390,7 +397,10 @@ def _cast(step: Step) -> str:
             "goes to the nearer of two neighbours in linear space, one below half of exp(min) to zero."
         )
     if step.scale is None:
-        return f"Round each element to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range the largest number."
+        return (
+            f"{_FLUSH * step.flush_inputs}Round each element to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its "
+            "range the largest number."
+        )
     if step.scale_from == "scales":
         rule = f"The group's scale is the largest of the {step.scale.name} scales that its elements had before."
     else:
@@ -400,9 +410,10 @@ def _cast(step: Step) -> str:
             f"The scale is the largest magnitude (at least {step.floor:g}) over the largest {step.to.name}, divided in FP32"
             f" and rounded {'to ' if exact else f'to {step.scale.name} '}{how}."
         )
+    rounding = _ROUNDING[str(step.rounding)]
     return (
-        f"{rule} Divide each element by it in FP32, round to {step.to.name} {_ROUNDING[str(step.rounding)]}, beyond its range "
-        f"the largest number. {step.bits_per_element:g} bits per element, scale included."
+        f"{rule} {_FLUSH * step.flush_inputs}Divide each element by it in FP32, round to {step.to.name} {rounding}, beyond its "
+        f"range the largest number. {step.bits_per_element:g} bits per element, scale included."
     )
 
 

@@ -95,6 +95,17 @@ def columns(entries: Sequence[ComparedProposal], most: int = MOST_COLUMNS) -> li
     return [[*([first] if first else []), *rest[i : i + size]] for i in range(0, max(len(rest), 1), size)]
 
 
+def headline(comparison: Comparison) -> str:
+    """Return the outcome of a comparison in a sentence."""
+    if not comparison.judged:
+        return "Not comparable: they have no total error on the same GEMM and tensors."
+    front = [e.proposal for e in comparison.entries if e.front and e.role == "proposal"]
+    if not front:
+        return "No proposal is on the Pareto front."
+    today = ["today's software"] if any(e.front for e in comparison.entries if e.role == "software") else []
+    return f"On the Pareto front: {listed(front + today)}."
+
+
 def notes(comparison: Comparison) -> list[str]:
     """Return the notes below the tables."""
     said = []
@@ -132,7 +143,8 @@ def notes(comparison: Comparison) -> list[str]:
         "that place, of the proposal's own base. — means no evidence."
     )
     if comparison.covered:
-        said.append(f"Errors are compared on {len(comparison.covered)} pairs of GEMM and tensors.")
+        pairs = "pair" if len(comparison.covered) == 1 else "pairs"
+        said.append(f"Errors are compared on {len(comparison.covered)} {pairs} of GEMM and tensors.")
     return said
 
 
@@ -172,6 +184,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
         "kinds": kinds,
         "cell": cell,
         "title": title,
+        "headline": headline(comparison),
         "notes": notes(comparison),
         "places": _places(comparison),
     }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from statistics import median
 
+from codesign.evidence.sampling import MOST_SEEDS
 from codesign.figures.figure import Figure, Plot
 from codesign.figures.metric import metric_named
 from codesign.figures.words import figures_of, listed, percent, worst
@@ -45,7 +46,7 @@ def within_reach(result: Result) -> Iterator[Advice]:
         if verdict.judgement == "supported":
             continue
         for parameter, (need, own, where) in reach(verdict.break_even).items():
-            more = f" ({abs(need - own):g} more)" if "bits" in parameter else ""
+            more = f" ({abs(need - own):g} {'more' if need > own else 'fewer'})" if "bits" in parameter else ""
             text = f"Claim {i} would hold with {parameter} {need:g}{more} instead of {own:g}{where}."
             yield Advice("A claim within reach", text)
 
@@ -129,17 +130,19 @@ def more_samples(result: Result) -> Iterator[Advice]:
                 f"Claim {i} is undetermined: {interval(figure)} on {figure.workload} contains the bound {bound:g}. More "
                 "seeds do not help with a captured tensor; more of its rows, or other models, would.",
             )
-        elif 1 <= times <= MOST_SEEDS:
+        elif 1 <= times <= MOST_TIMES:
+            many = max(times, 2) * len(result.sampling.seeds)
+            command = f": `codesign evaluate --seeds 0-{many - 1}`" if many <= MOST_SEEDS else ""
             yield Advice(
                 "Sample more",
                 f"Claim {i} is undetermined: {interval(figure)} contains the bound {bound:g}. About {max(times, 2)} times as "
-                "many seeds would decide it if the value stays.",
+                f"many seeds would decide it if the value stays{command}.",
             )
-        elif distance == 0 or times > MOST_SEEDS:
+        elif distance == 0 or times > MOST_TIMES:
             yield Advice(
                 "At the bound",
                 f"Claim {i} is undetermined: {interval(figure)} lies at the bound {bound:g}, and no number of seeds will "
-                "decide it.",
+                "decide it. Change the design, or claim a bound that leaves room.",
             )
     if bare:
         claims = f"claim{'s' * (len(bare) > 1)} {listed(bare)}"
@@ -160,13 +163,16 @@ def fragile(result: Result) -> Iterator[Advice]:
 
 def assumed(result: Result) -> Iterator[Advice]:
     """Name the claims that an assumed figure decides."""
-    rests = [
-        f"claim {i} at {interval(v.deciding)} ({v.deciding.source})"
-        for i, v in enumerate(result.verdicts, 1)
-        if v.deciding and v.deciding.kind == "assumed"
-    ]
-    if rests:
-        yield Advice("An assumption decides", f"Assumed figures decide {listed(rests)}: measure them before you build.")
+    rests: dict[str, list[str]] = {}
+    for i, verdict in enumerate(result.verdicts, 1):
+        if verdict.deciding and verdict.deciding.kind == "assumed":
+            rests.setdefault(verdict.deciding.source, []).append(f"claim {i} at {interval(verdict.deciding)}")
+    for source, claims in rests.items():
+        decide, rest = (
+            ("An assumed figure decides", "It rests") if len(claims) == 1 else ("Assumed figures decide", "They rest")
+        )
+        text = f"{decide} {listed(claims)}: measure before you build. {rest} on: {source}."
+        yield Advice("An assumption decides", text)
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -243,13 +249,19 @@ def network_dominates(result: Result) -> Iterator[Advice]:
 
 
 def small_part(result: Result) -> Iterator[Advice]:
-    """Give the upper bound of a layer's speedup by Amdahl's law if it is small."""
+    """Give the upper bound of a layer's speedup by Amdahl's law if it is small, and the largest part that stays as it is."""
     for own in result.figures:
-        if own.metric == "timing.layer_ceiling" and own.at is None and own.value is not None and 1 < own.value < 1.25:
+        if (
+            own.metric == "timing.layer_ceiling"
+            and own.at is None
+            and own.value is not None
+            and 1.005 <= own.value < 1.25
+        ):
+            rest = _largest_rest(result, own.workload)
             yield Advice(
                 "Amdahl's law",
                 f"A whole layer of {own.workload} becomes at most {interval(own)} times as fast, even if everything that the "
-                "proposal accelerates took no time.",
+                f"proposal accelerates took no time.{rest}",
             )
 
 
@@ -262,10 +274,16 @@ def slower(result: Result) -> Iterator[Advice]:
             and own.high
             and own.high < 1
         ):
+            most = worst(
+                f
+                for f in figures_of(result.figures, "timing.speedup_over_software")
+                if f.workload.startswith(f"{own.workload}.")
+            )
+            first = f" Hide it first in {most.workload}, which runs at {interval(most)}." if most else ""
             yield Advice(
                 "Slower than today",
                 f"The Linears of {own.workload} run at {interval(own)} times today's speed: the time that the proposal adds to "
-                "a GEMM is not hidden.",
+                f"a GEMM is not hidden.{first}",
             )
 
 
@@ -302,7 +320,7 @@ RULES: tuple[Callable[[Result], Iterator[Advice]], ...] = (
     cheaper_scales,
 )
 """All rules, in the order of the report."""
-MOST_SEEDS = 64
+MOST_TIMES = 64
 """Largest factor of seeds that is worth proposing."""
 FP32_BITS = 23
 """Mantissa bits of FP32; a register with fewer may limit the sums."""
@@ -352,6 +370,16 @@ def _part_of_step(result: Result, kinds: tuple[str, ...], least: float, title: s
                 f"{what} {percent(before)} of the step of a layer of {plot.name.removeprefix('layer-')} today, and "
                 f"{percent(after)} with the proposal{see(result, name)}.",
             )
+
+
+def _largest_rest(result: Result, layer: str) -> str:
+    """Return a sentence on the largest part of a layer's step that the proposal leaves as it is; empty if it leaves none."""
+    plot = next((p for e in result.evidence for p in e.plots if p.stacked and p.name == f"layer-{layer}"), None)
+    rest = {s.label: _share(plot, (s.label,), 0) for s in plot.series if s.y[0] and s.y[0] == s.y[1]} if plot else {}
+    if not rest:
+        return ""
+    name, share = max(rest.items(), key=lambda part: part[1])
+    return f" Look at {name} next: it takes {percent(share)} of today's step and stays as it is."
 
 
 def _share(plot: Plot, kinds: tuple[str, ...], side: int) -> float:

@@ -249,9 +249,14 @@ def needed(found: Sequence[BreakEven]) -> int | float | None:
 
 
 def conditions(found: Sequence[BreakEven]) -> str:
-    """Return the data that break-even values hold for, in words."""
-    said = dict.fromkeys(one.condition for one in found if one.condition)
-    return f" on {listed(list(said))}" if said else ""
+    """Return the data that break-even values hold for, in words; the lengths of one source come together."""
+    lengths: dict[str, dict[str, None]] = {}
+    for one in found:
+        data, _, length = one.condition.partition(" at K = ")
+        if data:
+            lengths.setdefault(data, {}).update({length: None} if length else {})
+    said = [data + (f" at K = {listed(list(ks))}" if ks else "") for data, ks in lengths.items()]
+    return f" on {listed(said)}" if said else ""
 
 
 def reach(found: Sequence[BreakEven]) -> dict[str, tuple[int | float, int | float, str]]:

@@ -90,9 +90,14 @@ def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
             groups.setdefault(tuple(_name(table, field, figure) for field in table.rows), []).append(figure)
     by_place = {(f.metric, f.workload, f.tensors): f for f in figures if f.variant == "software" and f.at is None}
     firsts = {first: i for i, first in enumerate(dict.fromkeys(names[0] for names in groups))}
+    shown = [
+        i
+        for i, field in enumerate(table.rows)
+        if i == 0 or field != "design" or len({names[i] for names in groups}) > 1  # a report with one design is of it
+    ]
     rows = [
         Row(
-            names,
+            tuple(names[i] for i in shown),
             tuple(_cell(column, own, "design" in table.rows) for column in table.columns),
             *(_shades(table, own, by_place) if any(c.form == "shaded" for c in table.columns) else ()),
         )
@@ -100,7 +105,7 @@ def draw(table: Table, figures: Sequence[Figure]) -> DrawnTable:
     ]
     return DrawnTable(
         title=table.title,
-        headings=(*table.headings, *(column.heading for column in table.columns)),
+        headings=(*(table.headings[i] for i in shown), *(column.heading for column in table.columns)),
         forms=tuple(column.form for column in table.columns),
         rows=tuple(_joined(rows) if table.alike else rows),
         kinds=tuple(dict.fromkeys(f.kind for own in groups.values() for f in own)),

@@ -85,7 +85,7 @@ def environment(html: bool) -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"literal": literal, "fenced": fenced, "code": code, "css": css}
+    made.filters |= {"literal": literal, "fenced": fenced, "code": code, "css": css, "unbroken": unbroken}
     if html:
         made.globals |= {"style": style(), "script": (HERE / "page.js").read_text(encoding="utf-8")}
     return made
@@ -102,8 +102,15 @@ def css(text: str) -> str:
 
 
 def code(text: str) -> Any:
-    """Return a text as HTML, escaped, with the parts between backquotes as code and intervals on one line."""
+    """Return a text as HTML, escaped, with the parts between backquotes as code, and intervals and numbers unbroken."""
     from markupsafe import Markup, escape
 
     coded = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"\[[^][<>]{1,32}\]", r'<span class="ends">\g<0></span>', coded))
+    return Markup(re.sub(r"\[[^][<>]{1,32}\]|\b\d[\d.]*e-\d+", r'<span class="ends">\g<0></span>', coded))
+
+
+def unbroken(text: str) -> Any:
+    """Return a text as HTML, escaped, that breaks at spaces alone: not within a number."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"\S+", r'<span class="ends">\g<0></span>', str(escape(text))))

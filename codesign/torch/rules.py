@@ -61,6 +61,8 @@ def uncast(cast: Cast, tensor_scale: bool) -> str:
         return f"tensors are cast to signed formats without tables, and {fmt.name} is none"
     if cast.coarser or cast.random or cast.floor < LEAST_FLOOR:
         return f"tensors are cast without randomness, with one level of scales and a floor from {LEAST_FLOOR}"
+    if cast.flush_inputs:
+        return "subnormal elements are cast as they are here; drop `flush_inputs`"
     directed = (Rounding.NEAREST_EVEN, Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN)
     if fmt.kind == "float" and fmt.name != "fp32" and cast.rounding not in directed:
         return f"elements are not rounded {cast.rounding} here"

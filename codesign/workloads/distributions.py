@@ -43,10 +43,14 @@ class Element:
         import numpy as np
 
         drawn = np.empty(shape, np.float32)
-        flat = drawn.reshape(-1)
+        self.fill(rng, drawn)
+        return drawn
+
+    def fill(self, rng: np.random.Generator, out: Float32) -> None:
+        """Draw as many elements as a contiguous array has, into it."""
+        flat = out.reshape(-1)
         for first in range(0, len(flat), SIZE):
             flat[first : first + SIZE] = self.some(rng, min(SIZE, len(flat) - first))
-        return drawn
 
     def largest(self, rng: np.random.Generator, count: Any) -> Float64:
         """Draw the largest magnitude of `count` elements for each entry of an array of counts; 0 where `count` is 0."""

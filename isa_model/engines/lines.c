@@ -374,15 +374,18 @@ typedef struct { Number spare, positive, negative, cut; } Scratch;
 
 /* Put the sum of a block and of the running value, rounded to the stage's registers, into `to` (golden.add, golden.put). */
 static int sum(const Program *p, const Stage *s, Number **block, Number *running, Number *to, Scratch *scratch) {
-  const long count = s->terms + (running != 0);
-  int nan = 0, infinite[2] = {0, 0};
-  L largest = NONE;
-  for (long i = 0; i < count; ++i) {
-    const Number *t = i < s->terms ? block[i] : running;
-    nan |= t->special == NOT_A_NUMBER;
+  int nan = 0, infinite[2] = {0, 0}, all_negative = 1;
+  long some = 0; /* terms that are not zeros; most are */
+  L largest = NONE, against = 0, nonzero = 0; /* terms opposing the running value's sign */
+  for (long i = 0; i < s->terms + (running != 0); ++i) {
+    Number *t = i < s->terms ? block[i] : running;
+    if (t->special == NOT_A_NUMBER) nan = 1;
     if (t->special == INFINITE) infinite[t->negative] = 1;
     const L exponent = t->align == NONE ? s->zero_exponent : t->align + (t == running ? s->offset : 0);
     if (exponent > largest) largest = exponent;
+    if (s->complement) against += t->negative != running->negative, nonzero |= leading(t) >= 0;
+    if (t != running) all_negative &= t->negative;
+    if (t != running && t->low != t->high) block[some++] = t;
   }
   L aligned_to = largest;
   if (nan || (infinite[0] && infinite[1])) {
@@ -391,19 +394,13 @@ static int sum(const Program *p, const Stage *s, Number **block, Number *running
     special(to, INFINITE, infinite[1]), aligned_to = NONE;
   } else {
     Number *total[2] = {&scratch->positive, &scratch->negative};
-    int all_negative = 1;
-    L against = 0, nonzero = 0; /* terms opposing the running value's sign */
     clear(total[0]), clear(total[1]);
-    for (long i = 0; i < count; ++i) {
-      Number *t = i < s->terms ? block[i] : running;
-      L bits = s->fraction_bits;
-      if (s->complement) against += t->negative != running->negative, nonzero |= leading(t) >= 0;
-      if (t == running) {
-        bits = s->own_fraction_bits;
-        if (s->drop_beyond != NONE && t->align != NONE && largest != NONE && t->align < largest - s->drop_beyond) continue;
-      }
-      all_negative &= t->negative;
+    const int dropped = !running || (s->drop_beyond != NONE && running->align != NONE && largest != NONE && running->align < largest - s->drop_beyond);
+    if (!dropped) all_negative &= running->negative;
+    for (long i = 0; i < some + !dropped; ++i) {
+      Number *t = i < some ? block[i] : running;
       if (t->low == t->high) continue;
+      const L bits = i < some ? s->fraction_bits : s->own_fraction_bits;
       if (s->fraction_bits != NONE && largest != NONE && largest - bits - p->base > t->low * 64) {
         if (largest - bits - p->base >= 64 * (p->words - 2)) return TOO_FAR;
         copy(&scratch->cut, t);
@@ -474,7 +471,11 @@ int run(const Program *p, long count, const L *order, const U *a, const U *b, co
     for (long line = 0; line < count && status == DONE; ++line) {
       Number *terms = all, *results = all + p->k;
       long n = p->k;
-      for (long i = 0; i < n; ++i) multiply_elements(p, &terms[i], operand(p, &p->a, a[line * n + i]), operand(p, &p->b, b[line * n + i]));
+      for (long i = 0; i < n; ++i) {
+        const U x = a[line * n + i], y = b[line * n + i];
+        if (!x && !y && p->a.zero && p->b.zero) zero(&terms[i], 0); /* most products, and quickest */
+        else multiply_elements(p, &terms[i], operand(p, &p->a, x), operand(p, &p->b, y));
+      }
       const U *sa = scale_a + line * p->count_a, *sb = scale_b + line * p->count_b;
       if (p->scaled_stage == -1) scale(p, terms, n, 1, sa, sb, &scratch);
       const L *own = order;

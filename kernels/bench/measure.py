@@ -3,9 +3,9 @@
 Cold L2: the operand sets of a case together fill the L2 cache three times, so every launch reads its operands from memory.
 A CUDA graph launches the sets in turn for at least GRAPH_MS; a sample is the time of one replay over its launches.
 
-Bursts: a GPU that multiplies without pause soon lowers its clock to keep its power limit, and a case's time would depend on
-what ran before it. Replays therefore come in bursts with pauses. The time under the power limit is measured separately
-(`sustained`).
+Bursts: a GPU that multiplies without pause soon lowers its clock further and further to keep its power limit, and a case's time
+would depend on what ran before it. Replays therefore come in bursts with pauses. Even there large GEMMs do not run at the
+highest clock (benchmarks/clocks.py). The time without pauses is measured separately (`sustained`).
 
 Order: cases of one shape take turns, so that drift affects all of them alike. A case whose samples spread too much is
 measured again, and refused if it stays unstable.

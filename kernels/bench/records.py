@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 class BenchTiming(Spec):
     """Time of one case with a cold L2: samples of graph replays, in microseconds per launch.
 
-    Replays come in short bursts with pauses, so that the power limit does not lower the clock.
+    Replays come in short bursts with pauses, so that what ran before does not lower the clock.
     """
 
     us: float
@@ -43,7 +43,7 @@ class BenchTiming(Spec):
     host_us: float
     """Median time of the Python call without waiting for the GPU, us."""
     sm_mhz: int | None
-    """Median SM clock while this case ran, MHz."""
+    """Median SM clock that NVML reported while this case ran, MHz; in short bursts it lags (benchmarks/clocks.py)."""
 
     @property
     def spread(self) -> float:

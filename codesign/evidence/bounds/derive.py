@@ -7,12 +7,21 @@ products and goes from stage to stage.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, floor, inf, ldexp, log2, sqrt
 
 from codesign.evidence.bounds.remainders import Kept, both_registers, limit
-from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, compounded, of_mode, of_registers, times
-from codesign.evidence.bounds.terms import Factor, Sums, bits_of, exp2, held, power_of_two, products, scaled
+from codesign.evidence.bounds.rounding_errors import (
+    NOTHING,
+    Errors,
+    compounded,
+    of_mode,
+    of_registers,
+    power_of_two,
+    times,
+)
+from codesign.evidence.bounds.terms import Factor, Sums, bits_of, exp2, held, products, scaled
 from isa_model.codec import largest_finite
 from isa_model.diagnostics import InputError
 from isa_model.instruction import Instruction
@@ -195,16 +204,19 @@ def _step(spec: Instruction, stage: Stage, sums: Sums, blocks: int, c: bool) -> 
         )
         weight = sums.weight_where(-inf if c else sums.lowest + least_kept + 1)
         largest_too = sums.bits is None or sums.bits > kept
-        alike = _alike(stage, sums)
-        block = term.times(weight, stage.terms - alike + largest_too)
-        if sums.unscaled:  # beside terms with its scales, a term weighs what it weighs without them
-            block = block.beside(
-                term.times(sums.unscaled.weight_where(sums.unscaled.lowest + least_kept + 1), alike - 1)
-            )
+        done, block = 1, NOTHING
+        for alike, part in _alike(
+            stage, sums
+        ):  # beside terms with its scales, a term weighs what it weighs without them
+            cut = _cut(mode, kept, part.top - part.lowest)
+            block = block.beside(cut.times(part.weight_where(part.lowest + least_kept + 1), alike - done))
+            done = alike
+        block = block.beside(term.times(weight, stage.terms - done + largest_too))
         if stage.accumulator:
             held = max(bits_of(stage.result[-1].format), bits_of(spec.c_format) if c else 0)
             value = _cut(mode, own, top - lowest)
-            running = term.times(1.0, n).beside(value if held > own else NOTHING)
+            running = term.times(1.0, n).beside(value if held > own - stage.offset else NOTHING)
+            running = running.times(ldexp(1.0, stage.offset))  # it aligns that much below its own exponent
             if blocks > 1 or c:
                 block = block.beside(value.or_else(_left_out(stage)).times(weight))
                 block = block.beside(term.times(weight, _further_term(stage)))
@@ -239,11 +251,14 @@ def _lossy(stage: Stage, sums: Sums, blocks: int, lowest: int) -> tuple[int, int
     return max(blocks - cut_from, 0), max(blocks - rounded_from, 0)
 
 
-def _alike(stage: Stage, sums: Sums) -> int:
-    """Return how many terms of a block surely have the scales of its largest term, itself included."""
-    n, shared = stage.terms, sums.shared
-    apart = sums.unscaled is None or stage.interleave or (n % shared and shared % n)
-    return 1 if apart else min(n, shared)
+def _alike(stage: Stage, sums: Sums) -> Iterator[tuple[int, Sums]]:
+    """Yield how many terms of a block surely share scales with its largest term, itself included, and those without them."""
+    n = stage.terms
+    for run, own in sums.within:
+        if not stage.interleave and (n % run == 0 or run % n == 0 or run > 1 << 40):
+            yield min(n, run), own
+            if run >= n:
+                return
 
 
 def _lowest(spec: Instruction, sums: Sums, c: bool) -> int:

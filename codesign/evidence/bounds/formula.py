@@ -49,13 +49,14 @@ def _formula(step: Step, before: str, n: str) -> str:
         whole = lost[0][5:-1] if len(lost) == 1 else ""
     added, total = [], 0.0
     for errors, count in ((step.running, step.further), (step.register, step.rounded)):
-        x, times = binary(errors.worst), _count(n, step.steps - count)
-        if errors.worst and count and errors.inward:
+        times, rest = _count(n, step.steps - count), errors.worst - errors.taking
+        if errors.taking and count:
+            x = binary(errors.taking)
             lost.append(f"(1 - {x})" + (f"^{times}" if times else ""))
             whole = x if len(lost) == 1 and not times else ""
-        elif errors.worst and count:
-            added.append(f"{x} {times}".rstrip())
-            total += errors.worst * count
+        if rest and count:
+            added.append(f"{binary(rest)} {times}".rstrip())
+            total += rest * count
     if step.joined.worst:  # of all before it, if that only takes away
         inward = step.joined.inward and not (made or added)
         (lost if inward else made).append(f"(1 {'-' if inward else '+'} {binary(step.joined.worst)})")

@@ -22,18 +22,30 @@ class Errors:
     """Square of the largest deviation from the mean."""
     inward: bool = True
     """True if results are never larger in magnitude than what is rounded."""
+    taken: float = 0.0
+    """Part of `worst` that only takes away, though the rest does not (registers that follow each other)."""
+
+    @property
+    def taking(self) -> float:
+        """Part of `worst` that never makes a result larger."""
+        return self.worst if self.inward else self.taken
 
     def then(self, other: Errors) -> Errors:
         """Return the errors of this rounding followed by another."""
         worst = compounded((self, other))[0] if self.worst and other.worst else self.worst + other.worst
-        return Errors(worst, self.mean + other.mean, self.variance + other.variance, self.inward and other.inward)
+        mean, variance = self.mean + other.mean, self.variance + other.variance
+        return Errors(worst, mean, variance, self.inward and other.inward, self.taking + other.taking)
 
     def times(self, unit: float, count: float = 1) -> Errors:
         """Return the sum of `count` independent errors, each of them `unit` times as large."""
         if not count or not unit or not self.worst:
             return Errors()
         return Errors(
-            self.worst * unit * count, self.mean * unit * count, self.variance * unit * unit * count, self.inward
+            self.worst * unit * count,
+            self.mean * unit * count,
+            self.variance * unit * unit * count,
+            self.inward,
+            self.taken * unit * count,
         )
 
     def beside(self, other: Errors) -> Errors:
@@ -43,6 +55,7 @@ class Errors:
             self.mean + other.mean,
             self.variance + other.variance,
             self.inward and other.inward,
+            self.taking + other.taking,
         )
 
     def or_else(self, other: Errors) -> Errors:
@@ -93,9 +106,9 @@ def of_registers(
             continue
         mode = of_mode(register.rounding, register.random_bits)
         if register.subnormals == "flush":
-            absolute += ldexp(1.0, fmt.min_exponent)
+            absolute += power_of_two(fmt.min_exponent)
         if lowest < fmt.min_lsb_exponent:
-            absolute += ldexp(mode.worst, fmt.min_lsb_exponent)
+            absolute += mode.worst * power_of_two(fmt.min_lsb_exponent)
             errors = errors.then(Errors(inward=mode.inward))
         fits = significant is not None and significant <= fmt.mantissa_bits + 1
         if not (fits or highest <= lowest + fmt.mantissa_bits + 1):
@@ -112,20 +125,25 @@ def compounded(once: Sequence[Errors], every: Sequence[tuple[Errors, int]] = ())
     Errors of `once` are relative to the terms. Those of `every`, each with a count, are relative to two to the exponent of
     a running value. Steps that only take away leave a share Q, a product of (1 - x)**n. Others let sums grow by G: (1 + x) for
     each of `once`, `grown` for the rest. What is taken away is part of what has grown, so that the error is at most
-    G (1 - Q) + G - 1.
+    G (1 - Q) + G - 1. A step with a part of each kind is two steps.
     """
     steps = [*((e, 1) for e in once), *every]
-    gone = any(e.inward and e.worst >= 1 and n for e, n in steps)
-    taken = 1.0 if gone else abs(expm1(sum(n * log1p(-e.worst) for e, n in steps if e.inward)))
-    more = grown(sum(n * e.worst for e, n in every if not e.inward))
+    gone = any(e.taking >= 1 and n for e, n in steps)
+    taken = 1.0 if gone else abs(expm1(sum(n * log1p(-e.taking) for e, n in steps)))
+    more = grown(sum(n * (e.worst - e.taking) for e, n in every))
     for e in once:
-        more += (0.0 if e.inward else e.worst) * (1 + more)
+        more += (e.worst - e.taking) * (1 + more)
     return ((1 + more) * taken + more if more < inf else inf), 1 + more
 
 
 def times(x: float, y: float) -> float:
     """Return the product of two numbers from 0 to infinity; 0 times infinity is 0."""
     return x * y if x and y else 0.0
+
+
+def power_of_two(exponent: int) -> float:
+    """Return two to a whole power, infinity beyond float64."""
+    return ldexp(1.0, exponent) if exponent < 1024 else inf
 
 
 def grown(added: float) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
-from math import floor, gcd, inf, ldexp, log2
+from math import floor, gcd, inf, log2
 
-from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, of_registers
+from codesign.evidence.bounds.rounding_errors import NOTHING, Errors, of_registers, power_of_two
 from isa_model.codec import largest_finite
 from isa_model.formats import Format
 from isa_model.instruction import Instruction
@@ -51,10 +51,9 @@ class Sums:
     """Largest alignment exponent."""
     least: int
     """Binary logarithm of the least mass but zero."""
-    shared: int = 1
-    """Neighbouring terms that have the same scales."""
-    unscaled: Sums | None = None
-    """The same terms before they were scaled, as multiples of the last bit that a scale adds; None without scales."""
+    within: tuple[tuple[int, Sums], ...] = ()
+    """Runs of neighbouring terms that share some scales, the shortest first: how many terms, and what is known of them without
+    those scales, as multiples of the last bit that these add."""
 
     @property
     def largest(self) -> float:
@@ -120,11 +119,17 @@ def scaled(spec: Instruction, sums: Sums, spanned: int) -> Sums:
     """Return what is known of terms, of `spanned` products each, multiplied by normal scales of their groups."""
     scale = spec.scale
     assert scale is not None
-    formats = [level.format for side in spec.scales for level in side.levels]
+    levels = [
+        (level.along(axis), level.format)
+        for side, axis in ((scale.a, 1), (scale.b, 0))
+        if side
+        for level in side.levels
+    ]
+    formats = [fmt for _, fmt in levels]
     factors = tuple(_factor(fmt, True) for fmt in formats)
     bits = sum(map(bits_of, formats))
     significant = sum(f.bits if f.kind == "integer" else bits_of(f) + 1 for f in formats)
-    lowest = sum(f.min_exponent - bits_of(f) if f.kind == "float" else f.min_lsb_exponent for f in formats)
+    lowest = sum(map(_last_bit, formats))
     errors, highest = NOTHING, sum(map(_highest, formats))
     if scale.product:
         to = scale.product.format
@@ -133,7 +138,11 @@ def scaled(spec: Instruction, sums: Sums, spanned: int) -> Sums:
         factors = (Factor(to.min_exponent, min(floor(highest) + 1, to.max_exponent)),)
         lowest, bits, significant = max(lowest, to.min_lsb_exponent), to.mantissa_bits, to.mantissa_bits + 1
     grown, power = 1 + errors.worst, scale.power
-    along = [side.group[axis] for side, axis in ((scale.a, 1), (scale.b, 0)) if side]
+    within = []
+    for run in sorted({gcd(*(along for along, _ in levels)), *(along for along, _ in levels)}) if levels else ():
+        own = [fmt for along, fmt in levels if along % run]
+        if run > spanned and run % spanned == 0 and not (own and scale.product):
+            within.append((run // spanned, _beside(sums, own, bits, grown)))
     made = Sums(
         errors=sums.errors.then(errors),
         absolute=sums.absolute * grown * power_of_two(power),
@@ -146,10 +155,26 @@ def scaled(spec: Instruction, sums: Sums, spanned: int) -> Sums:
         highest=sums.highest + highest + power,
         top=sums.top + sum(f.top for f in factors) + power,
         least=sums.least + sum(f.low for f in factors) + power,
-        shared=max(gcd(*along) // spanned, 1),
-        unscaled=replace(sums, lowest=sums.lowest - bits, weight=sums.weight * grown),
+        within=tuple(within),
     )
     return in_registers((scale.result,), made) if scale.result else made
+
+
+def _beside(sums: Sums, formats: list[Format], bits: int, grown: float) -> Sums:
+    """Return what is known of terms times scales in these formats; those that they share add the rest of `bits` bits."""
+    factors = tuple(_factor(fmt, True) for fmt in formats)
+    return replace(
+        sums,
+        factors=(*sums.factors, *factors),
+        lowest=sums.lowest + sum(_last_bit(fmt) + bits_of(fmt) for fmt in formats) - bits,
+        top=sums.top + sum(f.top for f in factors),
+        weight=sums.weight * grown,
+    )
+
+
+def _last_bit(fmt: Format) -> int:
+    """Return the power of two of which the normal numbers of a format are multiples."""
+    return fmt.min_exponent - bits_of(fmt) if fmt.kind == "float" else fmt.min_lsb_exponent
 
 
 def in_registers(registers: tuple[Register, ...], sums: Sums) -> Sums:
@@ -162,25 +187,20 @@ def in_registers(registers: tuple[Register, ...], sums: Sums) -> Sums:
 def held(fmt: Format, sums: Sums) -> Sums:
     """Return what is known of numbers of a register: they align with their leading bit, subnormals with the least exponent."""
     if fmt.kind == "integer":
-        exact = replace(sums, bits=0, significant=fmt.mantissa_bits, top=0, lowest=0, unscaled=None)
+        exact = replace(sums, bits=0, significant=fmt.mantissa_bits, top=0, lowest=0, within=())
         return replace(exact, factors=(Factor(0, 0),), weight=1.0, floor=0.0)
     top = min(floor(min(sums.largest, 1e6)) + 1, fmt.max_exponent)
     return replace(
         sums,
         factors=(Factor(fmt.min_exponent, top),),
         weight=1.0 if sums.errors.inward else 1 + sums.errors.worst,
-        floor=ldexp(1.0, fmt.min_exponent) + sums.absolute,
+        floor=power_of_two(fmt.min_exponent) + sums.absolute,
         bits=fmt.mantissa_bits,
         significant=fmt.mantissa_bits + 1,
         lowest=max(sums.lowest, fmt.min_lsb_exponent),
         top=top,
-        unscaled=None,
+        within=(),
     )
-
-
-def power_of_two(exponent: int) -> float:
-    """Return two to a whole power, infinity beyond float64."""
-    return ldexp(1.0, exponent) if exponent < 1024 else inf
 
 
 def exp2(exponent: float) -> float:

@@ -18,7 +18,7 @@ from isa_model.codec import decode, encode, largest_finite, number_of
 from isa_model.formats import Format
 from isa_model.golden import deal
 from isa_model.instruction import Instruction
-from isa_model.operand_fields import Scaling
+from isa_model.operand_fields import ScaleLevel, ScaleOperand, Scaling
 from isa_model.rounding import Rounding
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Bench:
                 break
             terms = [[i for b in blocks[j : j + chain] for i in b] for j in range(0, len(blocks), chain)]
         if spec.scale and spec.scales and level < 0:
-            group = min(side.group[axis] for side, axis in ((spec.scale.a, 1), (spec.scale.b, 0)) if side)
+            group = min(_wide(side, axis).along(axis) for side, axis in ((spec.scale.a, 1), (spec.scale.b, 0)) if side)
             found[1:group] = BESIDE
         found[: heads * spec.span] = LEAD
         found[self.products :] = NONE
@@ -226,11 +226,19 @@ class Bench:
                 codes.append(None)
                 continue
             axis = shape.index(-1)
-            has_lead = np.isin(np.arange(-(-self.filled // side.group[axis])), leads // side.group[axis])
-            value += np.where(has_lead, high, low)[k // side.group[axis]]
-            every = [np.where(has_lead, _power(side.format, high), _power(side.format, low))]
-            every += [np.full(-(-self.filled // x.along(axis)), _power(x.format, 0)) for x in side.coarser]
-            made = [own.astype(code_dtype(x.format)).reshape(shape) for own, x in zip(every, side.levels, strict=True)]
+            wide = _wide(side, axis)
+            has_lead = np.isin(np.arange(-(-self.filled // wide.along(axis))), leads // wide.along(axis))
+            value += np.where(has_lead, high, low)[k // wide.along(axis)]
+            made = [
+                (
+                    np.where(has_lead, _power(x.format, high), _power(x.format, low))
+                    if x == wide
+                    else np.full(-(-self.filled // x.along(axis)), _power(x.format, 0))
+                )
+                .astype(code_dtype(x.format))
+                .reshape(shape)
+                for x in side.levels
+            ]
             codes.append(made if side.coarser else made[0])
         counts = {e: np.bincount(places[value == e], minlength=NONE).tolist() for e in np.unique(value).tolist()}
         return codes, [(Fraction(2) ** e, found) for e, found in counts.items()]
@@ -410,16 +418,28 @@ def _binades(spec: Instruction, many: bool) -> range:
 
 def _boosts(spec: Instruction) -> Sequence[int]:
     """Return binary logarithms of the lead's scale over the others' that formats of scales hold."""
-    if not spec.scales:
+    if not spec.scale or not spec.scales:
         return [0]
-    most = sum(side.format.max_exponent - side.format.min_exponent for side in spec.scales)
+    formats = [_wide(side, axis).format for side, axis in ((spec.scale.a, 1), (spec.scale.b, 0)) if side]
+    most = sum(fmt.max_exponent - fmt.min_exponent for fmt in formats)
     return [0, *(h for h in (8, 16, 24, 32) if h < most), min(most, 40)]
 
 
 def _shares(scale: Scaling, boost: int) -> list[tuple[int, int]]:
     """Return for A and B the binary logarithms of the scales without and with a lead, whose ratio in all is the boost."""
     found = []
-    for side, own in ((scale.a, boost // 2 if scale.b else boost), (scale.b, -(-boost // 2) if scale.a else boost)):
-        high = min(max((own + 1) // 2, own + side.format.min_exponent), side.format.max_exponent) if side else 0
-        found.append((high - own, high) if side else (0, 0))
+    sides = (scale.a, 1, boost // 2 if scale.b else boost), (scale.b, 0, -(-boost // 2) if scale.a else boost)
+    for side, axis, own in sides:
+        if side is None:
+            found.append((0, 0))
+            continue
+        fmt = _wide(side, axis).format
+        high = min(max((own + 1) // 2, own + fmt.min_exponent), fmt.max_exponent)
+        found.append((high - own, high))
     return found
+
+
+def _wide(side: ScaleOperand, axis: int) -> ScaleLevel:
+    """Return the level of scales that tells the lead's group from others: of those with groups along K, the widest in range."""
+    apart = [level for level in side.levels if level.along(axis) < 1 << 40]
+    return max(apart, key=lambda level: level.format.max_exponent - level.format.min_exponent)

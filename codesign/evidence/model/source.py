@@ -44,17 +44,20 @@ class LanguageModels(Source):
         made = tuple(f for name, record in records for f in _figures(name, record, found))
         if not made:
             return Evidence(source="model", figures=())
+        own = [record for _, record in records if run_of(record, found, "proposal")]
         table = Table(
             rows=("metric", "design", "workload"),
             headings=("figure", "numerics", "model, text"),
             columns=(Column(heading="value [interval]", form="interval"), *KIND_AND_SOURCE),
             labels=LABELS | variants.labels(proposal),
+            # Without a run of the proposal, only how far today is from BF16.
+            workloads=() if own else tuple(_workload(record) for _, record in records),
             note="Against the same model in BF16. Intervals are over the sequences of one text.",
         )
         section = Section(
             title="Language model",
             sentences=tuple(_sentences(records, found)),
-            plots=tuple(_plots(records, found)),
+            plots=tuple(_plots(records, found)) if own else (),
             tables=(table,),
         )
         return Evidence(source="model", figures=made, sections=(section,), method=METHOD)
@@ -69,6 +72,11 @@ def run_of(record: ModelRecord, found: Numerics, variant: str) -> ModelRun | Non
     return record.find(numerics_of(recipe)) if recipe else None
 
 
+def _workload(record: ModelRecord) -> str:
+    """Return the model and text of a record's perplexity."""
+    return f"{record.model}, {record.text.split(' ')[0]}"
+
+
 def _figures(name: str, record: ModelRecord, found: Numerics) -> Iterator[Figure]:
     """Yield the figures of every variant that the record has."""
     runs = {key: run for key, recipe in found.items() if (run := record.find(numerics_of(recipe)))}
@@ -76,7 +84,7 @@ def _figures(name: str, record: ModelRecord, found: Numerics) -> Iterator[Figure
         f"{name}: {record.model}, {record.sequences} sequences of {record.length} tokens, {record.machine}, "
         f"commit {record.commit or 'unknown'}"
     )
-    workload = f"{record.model}, {record.text.split(' ')[0]}"
+    workload = _workload(record)
     made = {key: estimates(record, run) for key, run in runs.items()}
     for figure in figures(workload, "", made, BASES):
         yield figure.model_copy(update={"source": about})

@@ -18,7 +18,7 @@ Results = Sequence[Errors]
 """Errors of a job's variants, in their order."""
 BATCH = 1 << 20
 """Elements of operands drawn together: small enough for a cache, large enough for numpy."""
-MOST_HELD = 1 << 26
+MOST_HELD = 1 << 27
 """Most elements of operands whose codes are kept for the next question of a search."""
 
 

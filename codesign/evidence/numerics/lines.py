@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codesign.workloads.distributions import Scales
 from codesign.workloads.gemms import Inputs
-from codesign.workloads.tensors import Tensor, rounded_to
+from codesign.workloads.tensors import Tensor, round_to, rounded_to
 from isa_model.cast import Cast, quantise
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class DrawnLines(Lines):
         """Return all that is known of the lines but their elements, if it takes much less memory."""
         import numpy as np
 
-        return replace(self, x=np.empty((0, 0, 0), np.float32), _hidden={})
+        return replace(self, x=np.empty((0, 0, 0), np.float32), along=self.along[:, :0].copy(), _hidden={})
 
     def hidden(self, count: int, group: int) -> Float32:
         """Draw the largest magnitude that `count` other lines have in each group of K (seeds, lines, groups).
@@ -212,10 +212,10 @@ def drawn(
         rng = np.random.default_rng(stream)
         along[i] = down.along(rng, k)
         scales, weights[i] = across.some(rng, count)
-        values = tensor.element.draw(rng, (count, k))
+        tensor.element.fill(rng, x[i])
         if down != Scales():
-            values *= along[i].astype(np.float32)
+            x[i] *= along[i].astype(np.float32)
         if across != Scales() or tensor.unit != 1:
-            values *= (tensor.unit * scales[:, None]).astype(np.float32)
-        x[i] = rounded_to(inputs, values)  # while they are in a cache
+            x[i] *= (tensor.unit * scales[:, None]).astype(np.float32)
+        round_to(inputs, x[i])  # while they are in a cache
     return DrawnLines(x, total, tensor, across, along, weights, streams, inputs)

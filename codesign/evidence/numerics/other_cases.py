@@ -12,7 +12,7 @@ from codesign.evidence.source import Question, Search, other_tensors
 from codesign.figures.metric import metric_named
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.quantisation import Quantisation
-from codesign.workloads.gemms import Gemm
+from codesign.workloads.gemms import MOST_SIZE, Gemm
 from codesign.workloads.tensors import CAPTURED
 from isa_model.instruction import Instruction
 
@@ -59,8 +59,9 @@ def other_cases(metric: str, gemm: Gemm, tensors: str, rule: Quantisation) -> It
 
 
 def other_lengths(gemm: Gemm) -> list[Gemm]:
-    """Return the GEMM with the other lengths of K; a K below 4 is not shortened."""
-    return [replace(gemm, k=int(gemm.k * factor)) for factor in LENGTHS if gemm.k * factor >= 1]
+    """Return the GEMM with the other lengths of K that a GEMM may have: a K below 4 is not shortened, one above 2**18 not
+    lengthened."""
+    return [replace(gemm, k=int(gemm.k * factor)) for factor in LENGTHS if 1 <= gemm.k * factor <= MOST_SIZE]
 
 
 def of_bits(proposal: Proposal, condition: str, ask: Ask) -> Search | None:

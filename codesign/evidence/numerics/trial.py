@@ -164,6 +164,7 @@ class Trial:
         else:
             self.drawn_a, self.a = self._draw(tensors, 0, gemm.a, rows, gemm.m)
             self.drawn_b, self.b = self._draw(tensors, 1, gemm.b, columns, gemm.n)
+        self.power, self.expected = _moments(self.a, self.b)
 
     def _draw(self, tensors: str, which: int, role: Role, count: int, total: int) -> tuple[Hashable, Lines]:
         """Return the name of some lines of a synthetic tensor, which says all that determines them, and the lines."""
@@ -187,23 +188,6 @@ class Trial:
         if found is None:
             found = self._exact[key] = exact(self.a.x, self.b.x)
         return found
-
-    @property
-    def expected(self) -> Float64 | None:
-        """Expectation of the mean square of the original products, given the scales along K (seeds,); None if captured, or if
-        weights had been cast."""
-        a, b = self.a, self.b
-        if not (isinstance(a, DrawnLines) and isinstance(b, DrawnLines)) or b.cast is not None:
-            return None
-        along = a.scales * b.scales
-        alone = (along**2).sum(axis=1)
-        crossed = along.sum(axis=1) ** 2 - alone  # where neither mean is zero
-        each = [x.tensor.element for x in (a, b)]
-        unit = a.tensor.unit * b.tensor.unit
-        lines = a.across.mean_square * b.across.mean_square * unit**2
-        mean, square = each[0].mean * each[1].mean, each[0].mean_square * each[1].mean_square
-        expected: Float64 = lines * (square * alone + mean**2 * crossed)
-        return expected
 
     def result(self, compared: Compared) -> Outcome:
         """Return the outcome of one of the `variants`."""
@@ -305,7 +289,7 @@ class Trial:
             filled=_filled(self._issued(instruction), output, d, d * factor),
             rows=self.a.weights,
             columns=self.b.weights,
-            power=((self.a.scales * self.b.scales) ** 2).mean(axis=1),
+            power=self.power,
             operands=(a.counts(), b.counts()),
             expected=self.expected,
             saturated=saturated,
@@ -396,6 +380,25 @@ class Trial:
         """Return an instruction as it multiplies the operands: with the promotion of products of slices around it."""
         sliced = self._sliced(instruction)
         return issued(instruction, *sliced) if sliced else instruction
+
+
+def _moments(a: Lines, b: Lines) -> tuple[Float64, Float64 | None]:
+    """Return the mean square of the scales of products along K, and the expectation of the mean square of the original products
+    given these scales, each (seeds,).
+
+    The latter is None for captured tensors, and for weights that had been cast.
+    """
+    along = a.scales * b.scales
+    alone = (along**2).sum(axis=1)
+    power: Float64 = alone / along.shape[1]
+    if not (isinstance(a, DrawnLines) and isinstance(b, DrawnLines)) or b.cast is not None:
+        return power, None
+    crossed = along.sum(axis=1) ** 2 - alone  # where neither mean is zero
+    each = [x.tensor.element for x in (a, b)]
+    unit = a.tensor.unit * b.tensor.unit
+    lines = a.across.mean_square * b.across.mean_square * unit**2
+    mean, square = each[0].mean * each[1].mean, each[0].mean_square * each[1].mean_square
+    return power, lines * (square * alone + mean**2 * crossed)
 
 
 def _reach(
