@@ -235,7 +235,7 @@ def claims(_: Path) -> list[Row]:
 
 def crowds(_: Path) -> list[Row]:
     """Plain workers that mostly wait, as light processes on one folder."""
-    return [crowd(workers, seconds) for workers, seconds in ((50, 5.0), (200, 20.0), (500, 40.0))]
+    return [crowd(workers, seconds) for workers, seconds in ((50, 10.0), (200, 20.0), (500, 30.0))]
 
 
 # -- killed runs -------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ drivers and workers can do so on one folder at once.
 
 from __future__ import annotations
 
+import random
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -34,7 +36,7 @@ MOST_ROUND = 1024 * MIB
 """Bytes of the file of a round that are read."""
 PAUSE = 0.5
 """Seconds between two looks at what other processes have done."""
-MOST_LOOKS = 4
+MOST_LOOKS = 8
 """Most batches held by others that a process looks at before it pauses: at the end of a round all that are left are held."""
 TRIES = 3
 """Times that a batch is begun before a process that dies with it is taken to be the batch's fault."""
@@ -167,8 +169,9 @@ def fulfil(
     """
     store.refresh()
     parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
-    first = int(batch_name([store.owner]), 16) % max(len(parts), 1)  # processes begin at different batches
-    waiting = {batch_name(t.key for t in part): part for part in (*parts[first:], *parts[:first])}
+    waiting = {batch_name(t.key for t in part): part for part in parts}
+    draw, order = random.Random(store.owner), deque(waiting)
+    order.rotate(draw.randrange(len(order) or 1))  # processes begin at different batches
     running: dict[Future[list[Result]], str] = {}
     failed = dict(known)
     due: dict[str, float] = {}
@@ -179,10 +182,12 @@ def fulfil(
             now, before, most = time.monotonic(), len(waiting), workers.width()
             again = PAUSE * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
             looks = 0
-            for name in list(waiting):
+            for _ in range(len(order)):
                 if len(running) >= most or looks >= MOST_LOOKS:
                     break
+                name = order.popleft()
                 if due.get(name, now) > now:
+                    order.append(name)
                     continue
                 todo = [t for t in waiting[name] if t.key not in store.results and t.key not in failed]
                 if not todo or name in store.batches:
@@ -190,6 +195,8 @@ def fulfil(
                 elif not store.claim(name):
                     looks += 1
                     due[name] = now + again
+                    order.append(name)
+                    order.rotate(draw.randrange(len(order)))  # others hold those beside it, too
                 else:
                     store.refresh()  # the batch may have been done by who held the claim before
                     todo = [t for t in todo if t.key not in store.results and name not in store.batches]
