@@ -4,6 +4,7 @@ import pytest
 from toy_evidence import ERROR, TEXT
 
 from codesign.proposal.load import parse_proposal
+from codesign.proposal.parts import Sweep
 from codesign.proposal.proposal import Claim
 from codesign.verdicts.claims import statement
 from isa_model import InputError
@@ -36,6 +37,19 @@ from isa_model.diagnostics import parse_yaml
 def test_a_claim_in_words(claim, words):
     """The statement says magnitude, ratio or difference, whichever is judged."""
     assert statement(Claim(**{"metric": ERROR} | claim)) == words
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ({"field": "stages.fuse.fraction_bits", "values": (13, 17)}, "at fraction_bits 13"),
+        ({"changes": {13: {"shape": {"k": 64}}, 17: {"shape": {"k": 128}}}}, "at 13"),
+    ],
+)
+def test_a_claim_at_a_value_names_the_field_that_has_it(sweep, words):
+    """`at most 1 at 13` would need the proposal beside it; a named change has no field."""
+    found = statement(Claim(metric=ERROR, at_most=1, at=13), Sweep(**sweep))
+    assert found == f"numerics.total_error at most 1 {words}"
 
 
 def refused(claims, **more):

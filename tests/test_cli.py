@@ -216,6 +216,21 @@ def test_help_exits_0():
         assert name in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("group-scaled-mma", ("1 row x 128 of K", "128 of K x 1 column")),
+        ("weight-blocks-2d", ("128 of K x 128 columns",)),
+    ],
+)
+def test_show_names_the_groups_of_scales_by_their_size(name, sizes, capsys):
+    """One row is no `row(s)`."""
+    assert run(["show", name]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for size in sizes:
+        assert f"one per {size}" in out
+
+
 def test_show_prints_a_page_from_the_spec(capsys):
     """The page of an instruction shows operands, steps with the spec's numbers, and its NaN."""
     assert run(["show", FP8]) == 0

@@ -15,6 +15,7 @@ from codesign.evidence.model.records import ModelRecord, ModelRun, numerics_of, 
 from codesign.evidence.source import Subject
 from codesign.proposal.load import load_proposal, parse_proposal
 from codesign.proposal.shipped import names
+from codesign.report.tables import draw
 from codesign.torch.rules import recipe_on
 from codesign.verdicts.claims import judge
 from isa_model import InputError
@@ -136,6 +137,20 @@ def test_the_operand_that_does_the_damage_and_the_layers_are_shown(subject, monk
     errors, damage = section.plots
     assert (errors.series[0].x, errors.series[0].y) == ((0.0, 1.0), (0.03, 0.04))
     assert damage.series[0].y == pytest.approx((0.002, 0.004))
+
+
+def test_a_model_that_never_ran_the_proposal_takes_a_few_rows(subject, monkeypatch):
+    """Then only today's distance from BF16 is shown, without layers and Linears, and a sentence says so."""
+    layers = {"model__layers__0__up": 0.03, "model__layers__1__up": 0.04}
+    today = run("today", key(subject, "today"), 1.01, kl=0.003, **layers)
+    for runs, shown in (([today], False), ([today, run("proposal", key(subject), 1.0, **layers)], True)):
+        made(monkeypatch, *runs)
+        found = evidence.SOURCE.gather(subject)
+        (section,) = found.sections
+        metrics = {row.names[0] for row in draw(section.tables[0], found.figures).rows}
+        assert ("error of a Linear's output" in metrics) == shown == bool(section.plots)
+        assert "perplexity" in metrics
+        assert any("no run of the proposal" in sentence for sentence in section.sentences) != shown
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):

@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codesign.evidence.numerics.curves import plots
+from codesign.evidence.sampling import Sampling
 from codesign.figures.axis import spanning
 from codesign.figures.canvas import WIDTH, text_width, wrapped
 from codesign.figures.drawing import svg
 from codesign.figures.figure import Plot, Series
 from codesign.figures.palette import HEAT, MARKS, standalone
 from codesign.figures.strips import Mark, Strip, StripPlot, strips
+from codesign.proposal.load import load_proposal
+from codesign.proposal.shipped import proposal_file
 from codesign.report.write import style
 
 VALUES = st.one_of(st.none(), st.just(0.0), st.floats(1e-12, 1e12), st.floats(-1e6, 1e6))
@@ -70,6 +74,16 @@ def test_no_interval_leaves_its_axis(pairs, log, joined):
             )
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown"), [((60.0, 65.352), "125"), ((60.0, 39.433), "99.4"), ((20000.0, 414.4), "20,414")]
+)
+def test_a_stacked_bar_shows_three_digits_and_whole_units(parts, shown):
+    """More digits of a percentage say nothing; of thousands of microseconds the last one is kept."""
+    series = [Series(label=str(x), variant="blue", x=(0.0,), y=(x,)) for x in parts]
+    drawn = svg(Plot(series=tuple(series), categories=("a",), stacked=True, **ABOUT))
+    assert f">{shown}</text>" in drawn
 
 
 @pytest.mark.parametrize("stacked", [True, False])
@@ -176,3 +190,17 @@ def test_both_ways_to_a_dark_page_give_the_same_colours():
     assert len(dark) == 2
     assert dark[0] == dark[1]
     assert all("screen" in rule for rule in re.findall(r"@media ([^{]*)\{:root[^{]*\{color-scheme:dark", style()))
+
+
+def test_total_errors_stand_beside_accumulation_errors():
+    """Plots of accumulation errors name the total errors that hide them, and the share of outputs without any error."""
+    few = Sampling(rows=4, columns=4, seeds=(0, 1))
+    found = {p.name: p.caption for p in plots(load_proposal(proposal_file("batch-invariant-split-k")), few)}
+    for name in ("growth-normal", "growth-outliers"):
+        assert re.search(
+            r"Total error, quantisation included, at K = 16384: 0\.\d+ \(today's instruction alone\)", found[name]
+        )
+    assert "left out: 100 % with proposal, 100 % with exact accumulator." in found["histogram"]
+    bits = next(p for p in plots(load_proposal(proposal_file("group-scaled-mma")), few) if p.name == "fraction-bits")
+    assert "Total error, quantisation included, at K = 4096: " in bits.caption
+    assert "proposal" in bits.caption.split("at K = 4096: ")[1]

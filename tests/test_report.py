@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from codesign.figures.evidence import heat_map
+from codesign.figures.evidence import Column, Table, heat_map
 from codesign.figures.figure import Figure
 from codesign.figures.metric import metric_named
 from codesign.proposal.load import load_proposal
@@ -291,6 +291,23 @@ def test_an_open_claim_names_the_modelled_case_on_the_other_side_of_its_bound():
     sampled = verdict("undetermined", figure(SUMS, 1.2), bars=(bar,))
     said = {line.question: line.answers for line in summary.lines(result(verdicts=(modelled, sampled)))}
     assert said["What would change it"] == ("claim 1 (undetermined) would hold with base unit: shared",)
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_column_of_designs_is_there_only_for_several():
+    """A report with one design is of it; those of a sweep are told apart."""
+    table = Table(
+        rows=("metric", "design"), headings=("metric", "design"), columns=(Column(heading="value", form="interval"),)
+    )
+    one = [figure(AREA, 1.2, workload="", tensors=""), figure("cost.energy_ratio", 1.1, workload="", tensors="")]
+    drawn = draw(table, one)
+    assert drawn.headings == ("metric", "value")
+    assert [row.names for row in drawn.rows] == [("unit area over today's",), ("unit energy over today's",)]
+    several = draw(table, [*one, figure(AREA, 1.3, workload="", tensors="", at=17)])
+    assert several.headings == ("metric", "design", "value")
+    assert [row.names[1] for row in several.rows] == ["proposal", "proposal at 17", "proposal"]
 
 
 # -- heat maps -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sys import float_info
 from codesign.evidence.source import Answer, Question, source_of
 from codesign.figures.figure import Alternative, Figure
 from codesign.figures.metric import metric_named
+from codesign.proposal.parts import Sweep
 from codesign.proposal.proposal import Claim, Proposal
 from codesign.verdicts.break_even import swept
 from codesign.verdicts.questions import Ask, Enquiry, pursue
@@ -50,8 +51,8 @@ def judge(proposal: Proposal, figures: Sequence[Figure], ask: Ask | None = None)
     return tuple(pursue([_judged(proposal, claim, figures) for claim in proposal.claims], ask))
 
 
-def statement(claim: Claim) -> str:
-    """Return the claim in words."""
+def statement(claim: Claim, sweep: Sweep | None = None) -> str:
+    """Return the claim in words; `sweep`, that of the proposal, names the field whose value it is `at`."""
     metric = metric_named(claim.metric)
     ratio = claim.relative_to is not None and metric.comparison == "ratio"
     unit = f" {metric.unit}" if metric.unit != "1" and not ratio else ""
@@ -67,9 +68,14 @@ def statement(claim: Claim) -> str:
     where = [
         f"on {claim.workload}" if claim.workload else "",
         f"with {claim.tensors} tensors" if claim.tensors else "",
-        f"at {claim.at}" if claim.at is not None else "",
+        f"at {_swept_field(sweep)}{claim.at}" if claim.at is not None else "",
     ]
     return " ".join([subject, " and ".join(bounds), *filter(None, where)])
+
+
+def _swept_field(sweep: Sweep | None) -> str:
+    """Return the name of the one field that takes values; empty for named changes and for two sweeps."""
+    return f"{sweep.field.rsplit('.', 1)[-1]} " if sweep and sweep.field and sweep.across is None else ""
 
 
 # -- the figures it covers -------------------------------------------------------------------------------------------
@@ -116,7 +122,7 @@ class Tested:
 
 
 def _judged(proposal: Proposal, claim: Claim, figures: Sequence[Figure]) -> Enquiry[Verdict]:
-    text = statement(claim)
+    text = statement(claim, proposal.sweep)
     covered = covered_by(proposal, claim, figures)
     if not covered:
         return Verdict(claim=claim, statement=text, judgement="undetermined", reason=metric_named(claim.metric).absent)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from codesign.evidence.numerics.errors import bf16_ulp, errors_of, estimates
 from codesign.evidence.numerics.trial import Outcome, Trial
 from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Plot, Series
 from codesign.figures.intervals import finite
+from codesign.figures.words import listed
 from codesign.proposal.proposal import Proposal
 from codesign.proposal.variants import labels, variants
 from codesign.workloads.gemms import Gemm, Inputs
@@ -42,8 +45,7 @@ def _trial(name: str, k: int, proposal: Proposal, sampling: Sampling, tensors: s
     return Trial(_square(name, k, proposal.inputs), tensors, seeds, sampling.rows, sampling.columns, proposal.rule)
 
 
-def _error(outcome: Outcome) -> float | None:
-    metric = "numerics.relative_frobenius"
+def _error(outcome: Outcome, metric: str = "numerics.relative_frobenius") -> float | None:
     return finite(estimates(errors_of(outcome), (metric,))[metric].value)
 
 
@@ -52,18 +54,31 @@ def _square(name: str, k: int, inputs: Inputs) -> Gemm:
     return Gemm(name, 4096, 4096, k, "activation", "weight", False, "", inputs=inputs)
 
 
+def _in_total(k: int, shown: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> str:
+    """Return a sentence on the total errors of D, beside which accumulation errors are to be seen."""
+    named: dict[str, list[str]] = {}
+    for variant, outcome in outcomes.items():
+        value = _error(outcome, "numerics.total_error")
+        named.setdefault("not finite" if value is None else f"{value:.2g}", []).append(shown[variant])
+    said = listed([f"{value} ({', '.join(names)})" for value, names in named.items()])
+    return f" Total error, quantisation included, at K = {k}: {said}."
+
+
 def _growth(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
     shown = labels(proposal)
     lines: dict[str, list[float | None]] = {key: [] for key in shown}
+    outcomes: dict[str, Outcome] = {}
     for k in GROWTH:
         trial = _trial(f"growth-{k}", k, proposal, sampling, tensors)
         for compared in variants(proposal):
             if compared.at is None and compared.variant in shown:
-                lines[compared.variant].append(_error(trial.result(compared)))
+                outcome = outcomes[compared.variant] = trial.result(compared)
+                lines[compared.variant].append(_error(outcome))
     return Plot(
         name=f"growth-{tensors}",
         title=f"Accumulation error against K, {tensors} operands",
-        caption="Relative Frobenius error of D against the exact product of the same quantised operands.",
+        caption="Relative Frobenius error of D against the exact product of the same quantised operands."
+        + _in_total(GROWTH[-1], shown, outcomes),
         x_label="K (products summed)",
         y_label="relative Frobenius error",
         x_scale="log2",
@@ -90,7 +105,7 @@ def _histogram(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot:
         counts, _ = np.histogram(np.clip(ulps[seen], edges[0], edges[-1]), edges, weights=weights[seen])
         shares = tuple(map(float, counts))
         if np.isneginf(ulps).any():
-            without.append(f"{weights[np.isneginf(ulps)].sum():.2g} of them with {shown[compared.variant]}")
+            without.append(f"{100 * weights[np.isneginf(ulps)].sum():.3g} % with {shown[compared.variant]}")
         about = compared.variant
         series.append(Series(label=shown[about], variant=about, x=tuple(edges[:-1].tolist()), y=shares))
     return Plot(
@@ -114,6 +129,7 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
         return None
     trial = _trial("fraction-bits", 4096, proposal, sampling, tensors)
     proposed = proposal.proposed()
+    outcomes = {}
     series = [
         Series(
             label="proposal, other fraction bits",
@@ -125,16 +141,18 @@ def _fraction_bits(proposal: Proposal, sampling: Sampling, tensors: str) -> Plot
     shown = labels(proposal)
     for compared in variants(proposal):
         if compared.at is None and compared.variant != "proposal" and compared.variant in shown:
-            level = _error(trial.result(compared))
+            outcome = outcomes[compared.variant] = trial.result(compared)
+            level = _error(outcome)
             ends = (float(FRACTION_BITS[0]), float(FRACTION_BITS[-1]))
             about = compared.variant
             series.append(Series(label=shown[about], variant=about, x=ends, y=(level, level)))
     kept = proposed.stages[aligned[0]].fraction_bits
+    outcomes["proposal"] = trial.outcome(proposed)
     return Plot(
         name="fraction-bits",
         title=f"Accumulation error against fraction bits, K = 4096, {tensors} operands",
         caption=f"The proposal with stage {aligned[0]} keeping more or fewer fraction bits than its {kept}, "
-        "everything else as proposed; the other variants are horizontal lines.",
+        "everything else as proposed; the other variants are horizontal lines." + _in_total(4096, shown, outcomes),
         x_label="fraction bits kept in alignment",
         y_label="relative Frobenius error",
         series=tuple(series),
