@@ -325,6 +325,8 @@ def _killed(name: str, roles: dict[str, list[str]], moments: int) -> Row:
                     [process.kill() for process in running.values()]
                     running.clear()
                     folder = Path(root) / f"{kills}"
+        for driver in [x for x in running.values() if x.drives]:  # one that still looks at a batch holds its claim
+            driver.process.wait()
         left = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jsonl" and p.parent.name != "queue"]
     return {
         "part": "killed",
