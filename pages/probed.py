@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -52,6 +53,7 @@ def probed_text() -> str:
     unlike = [row["unlike"] for row in record["rows"] if outcome(row) == "listed"]
     if unlike:
         lines[-1] += f" Of the outputs of a *listed* box, at most {max(unlike)} differ."
+    lines[-1] += _open_text([row for row in record["rows"] if row["kind"] == "random"])
     outside = [
         [row[name] for name in ("name", "outcome", "reason")] for row in record["rows"] if row["kind"] == "outside"
     ]
@@ -61,6 +63,24 @@ def probed_text() -> str:
 
 
 COUNTED = ("questions", "processor_s")
+
+
+def _open_text(rows: list[dict[str, Any]]) -> str:
+    """Return for how many random specs the time was too short, by their stages and K."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    from random_specs import random_specs
+
+    specs = random_specs(len(rows))
+    left = [specs[int(row["name"])] for row in rows if row["outcome"] == "open"]
+    if not left:
+        return ""
+    by_stages = [[sum(len(spec.stages) == n for spec in some) for some in (left, specs)] for n in (1, 2, 3)]
+    (one, of_one), (two, of_two), (three, of_three) = by_stages
+    long = sum(spec.shape.k >= 32 for spec in left)
+    return (
+        f" The time was too short for {one} of the {of_one} random specs with one stage, {two} of the {of_two} with two and "
+        f"{three} of the {of_three} with three; {long} of these {len(left)} have a K of 32 or more."
+    )
 
 
 LIVE = "kernels/records/probe_h200.json"

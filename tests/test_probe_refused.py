@@ -101,7 +101,7 @@ def test_a_ones_complement_adder_is_refused_with_its_smallest_operands():
         total = np.where(terms < 0, terms - 1, terms).sum(axis=1) + c.view(np.int32)
         return total.astype(np.int32).view(np.uint32)
 
-    found = probe(FunctionBox(Signature(spec), adder), seconds=1.0)
+    found = probe(FunctionBox(Signature(spec), adder), seconds=20.0)
     assert found.verdict == "refused"
     assert len(found.witness["terms"]) == 1
     assert found.witness["c"] == "0x0"

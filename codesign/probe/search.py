@@ -39,6 +39,8 @@ BEAM = 8
 """Structures that are refined."""
 ALONE = 0.1
 """Share of the time for what C alone shows: each of two searches, of registers alone and of all fields."""
+CHANGES = 12
+"""Changes of one step that are scored on every question."""
 REACHES = (0, 1, 2)
 """How far a change goes: to the nearest values of one field, to all of them, and to those of two fields of one part."""
 
@@ -211,7 +213,11 @@ class SpecSearch(Scoring):
             if self.is_over:
                 break
         found.sort(key=lambda x: x[0])
-        for _, path, hypothesis in found[:12]:
+        if which is None and len(found) > CHANGES:  # few questions favour chance: more of them choose among the best
+            more = self.focus(current, 100)
+            again = [(self.score(hypothesis, more), path, hypothesis) for _, path, hypothesis in found[: 5 * CHANGES]]
+            found = sorted([(x.rank, path, own) for x, path, own in again if x is not None], key=lambda x: x[0])
+        for _, path, hypothesis in found[:CHANGES]:
             change = moved(current.hypothesis, path, hypothesis)
             x = self.score(change, focus, at_focus.loss) if change else None
             if x is None or x.rank >= at_focus.rank:

@@ -172,8 +172,8 @@ class Space:
         """Yield a hypothesis without one of its stages, whose terms the next one takes, or without an interleave."""
         stages = hypothesis["stages"]
         for i, (lower, upper) in enumerate(pairwise(stages)):
-            if "chain" not in lower and "interleave" not in lower:
-                joined = {**upper, "terms": lower["terms"] * upper["terms"]}
+            if "interleave" not in lower:
+                joined = {**upper, "terms": lower["terms"] * lower.get("chain", 1) * upper["terms"]}
                 yield ("stages",), replaced(hypothesis, i, 2, [joined])
         for one in absorbed(hypothesis):
             yield ("stages",), one
@@ -254,7 +254,10 @@ class Space:
             yield self._set(hypothesis, (*path, "rounding"), mode)
         if bits == WINDOW:
             low, high = self.exponents()
-            yield from (self._set(hypothesis, (*path, "zero_exponent"), e) for e in range(low, high + 1, 8))
+            for e in range(low, high + 1, 8):  # what is cut there is lost, or leaves its sign
+                _, cut = self._set(hypothesis, (*path, "zero_exponent"), e)
+                yield path, cut
+                yield self._set(cut, (*path, "rounding"), "to-odd")
             drops = range(8, WINDOW if accumulator else 0, 2)
             yield from (self._set(hypothesis, (*path, "accumulator"), {"drop_beyond": n}) for n in drops)
 
