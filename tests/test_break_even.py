@@ -124,6 +124,24 @@ def test_values_without_an_order_have_no_cheapest_one():
     )
 
 
+def test_names_of_two_sweeps_are_told_apart_in_a_list():
+    """The comma within `e6m9, nearest` would read as one between names; the proposal's own change has no name to give."""
+    both = Sweep(changes={"e6m9": {}, "e8m13": {}}, across=Sweep(changes={"nearest": {}, "up": {}}))
+    assert both.about == "change"
+    tried = dict.fromkeys(both.points, 1.0)
+    found = BreakEven(
+        parameter=both.about,
+        own="own",
+        limit=None,
+        tried=tried,
+        holds=("e6m9, nearest", "e8m13, nearest"),
+        condition="d",
+    )
+    assert list(sentences([found])) == [
+        "change: e6m9 nearest and e8m13 nearest meet the bound on d, e6m9 up and e8m13 up do not"
+    ]
+
+
 def test_break_even_in_words():
     """Sentences state the values searched rather than those tried, the most for costs, and lists as lists."""
     about = {"parameter": "bits", "own": 20, "limit": None, "tried": {"40": 2.0}}

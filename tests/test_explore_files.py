@@ -20,7 +20,7 @@ from codesign.explore import run
 from codesign.explore import store as store_module
 from codesign.explore.run import ALONE, Round, Runner, SerialExecutor, fulfil, work
 from codesign.explore.search import Search
-from codesign.explore.store import Store, batch_name
+from codesign.explore.store import DiskFull, Store, batch_name, check_results
 from codesign.explore.table import rows
 from codesign.figures.rows import as_csv
 from isa_model.diagnostics import InputError, Unavailable
@@ -184,6 +184,63 @@ def test_a_worker_leaves_the_round_of_another_version_alone(tmp_path, capsys):
     assert capsys.readouterr().err.count(f"{path} is of another version of codesign") == 1
 
 
+def test_workers_read_names_instead_of_results(tmp_path, monkeypatch):
+    """Thousands of workers that each read the results of all others would read them thousands of times."""
+    made, base = space()
+    wanted = Round(space=made, base=base, points=tuple((b, 8, "wide") for b in range(13, 17)), seeds=16)
+    first, counting = Store(tmp_path, keys_only=True), Counting()
+    fulfil(first, wanted.tasks()[:4], ALONE, by=toy, size=2)
+    monkeypatch.setattr(store_module, "read_bytes", lambda *_: pytest.fail("read"))
+    other = Store(tmp_path, keys_only=True)
+    fulfil(other, wanted.tasks(), ALONE, by=counting, size=2)
+    assert sorted(counting.keys) == sorted(t.key for t in wanted.tasks()[4:])
+    assert other.results.keys() == set(counting.keys)
+
+
+def test_a_round_says_which_of_its_tasks_are_done(tmp_path):
+    """Workers leave them out, whoever computed them; a driver that comes back leaves the file, and so the batches."""
+    made, base = space()
+    wanted = Round(space=made, base=base, points=((13, 8, "wide"), (14, 8, "wide")), seeds=16)
+    every, content = wanted.tasks(), {"round": wanted.model_dump(mode="json"), "versions": wanted.versions}
+    own, counting = Store(tmp_path), Counting()
+    with pytest.raises(KeyboardInterrupt), own.opened(content, "1000") as path:
+        raise KeyboardInterrupt
+    left = path.read_bytes()
+    with own.opened(content, "1110") as again:
+        assert (again, path.read_bytes()) == (path, left)
+        work(Store(tmp_path, keys_only=True), 0.2, by=counting)
+    assert sorted(counting.keys) == sorted(t.key for t in every[1:])
+    assert not path.exists()
+
+
+def test_a_damaged_pack_is_removed_so_that_workers_compute_its_batch_again(tmp_path):
+    """For them its name says that the batch is done; a driver, which reads it, finds that it is not."""
+    own, batch = Store(tmp_path), batch_name(["a"])
+    own.write([{"key": "a", "readings": {}}], batch)
+    (pack,) = (tmp_path / "points").rglob("*.jsonl")
+    assert pack.name.startswith(f"{batch}.")
+    pack.write_bytes(b"{}")
+    Store(tmp_path).refresh()
+    assert not pack.exists()
+
+
+def test_a_process_looks_at_few_of_the_batches_that_others_hold(tmp_path, monkeypatch):
+    """At the end of a round all that are left are held, and thousands of workers look at them."""
+    made, base = space()
+    every = Round(space=made, base=base, points=tuple(tuple(s.values()) for s in made.points()), seeds=16).tasks()
+    holder, own, tried = Store(tmp_path), Store(tmp_path), []
+    assert all(holder.claim(batch_name([t.key])) for t in every)
+    monkeypatch.setattr(own, "claim", lambda name: tried.append(name))
+
+    def ending(_):
+        raise TimeoutError
+
+    monkeypatch.setattr(run.time, "sleep", ending)
+    with pytest.raises(TimeoutError):
+        fulfil(own, every, ALONE, by=toy, size=1)
+    assert len(tried) == run.MOST_LOOKS < len(every)
+
+
 def test_a_round_names_its_points_alone(tmp_path):
     """The file of a round has settings, not proposals, so that a million points are a file of megabytes."""
     made, base = space()
@@ -252,6 +309,32 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot use"):
         Store(tmp_path / "file" / "results")
+
+
+def test_workers_use_folders_of_results_and_empty_ones(tmp_path):
+    """Workers may begin before their driver, in a folder made for them; others are not theirs to write into."""
+    (tmp_path / "empty").mkdir()
+    check_results(tmp_path / "empty")
+    Store(tmp_path / "results")
+    check_results(tmp_path / "results")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("")
+    (tmp_path / "file").write_text("")
+    for name, why in (("other", "holds no results"), ("file", "is no folder"), ("missing", "no such file")):
+        with pytest.raises(InputError, match=why):
+            check_results(tmp_path / name)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
+
+
+def test_only_a_full_disk_is_told_as_one(tmp_path):
+    """What a machine lacks otherwise keeps its own message."""
+    own = Store(tmp_path)
+    with pytest.raises(Unavailable) as error, own.told():
+        raise Unavailable("no GPU")
+    assert (type(error.value), str(error.value)) == (Unavailable, "no GPU")
+    for fault, kind in ((errno.EDQUOT, DiskFull), (errno.EROFS, InputError)):
+        with pytest.raises(kind, match="results so far are kept"), own.told():
+            raise OSError(fault, os.strerror(fault))
 
 
 def test_a_lost_scheduler_is_looked_for_again(tmp_path, monkeypatch):

@@ -249,6 +249,22 @@ def test_the_button_turns_a_page_dark_and_light(browser, pages):
     assert browser.evaluate(paper) == before
 
 
+def test_the_button_of_a_listing_copies_or_selects_it(browser, pages):
+    """Where the clipboard is closed to the page, the listing is selected, without the button's own text."""
+    browser.open(pages[0], 1400)
+    text = browser.evaluate("document.querySelector('pre').lastChild.textContent")
+    assert text.startswith("name: ")
+    browser.evaluate("navigator.clipboard.writeText = () => Promise.reject()")
+    browser.evaluate("document.querySelector('pre button').click()")
+    script = "new Promise(r => setTimeout(() => r(getSelection().toString()), 100))"
+    found = browser.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"]["value"]
+    assert found.strip() == text.strip()
+    assert browser.evaluate("document.querySelector('pre button').textContent") == "selected"
+    browser.evaluate("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve() }")
+    browser.evaluate("document.querySelector('pre button').click()")
+    assert browser.evaluate("window.copied") == text
+
+
 def test_a_page_needs_no_script(browser, pages):
     """Without JavaScript the text is the same; only the buttons are missing."""
     text = "[...document.querySelectorAll('h2, td, li, figcaption')].map(e => e.textContent).join()"

@@ -142,6 +142,20 @@ def test_a_piped_table_has_a_line_a_row_whatever_its_cells_hold(capsys):
     assert all(line == line.rstrip() for line in lines)
 
 
+def test_a_name_longer_than_its_column_keeps_its_end_on_a_terminal(capsys, monkeypatch):
+    """It is folded; an ellipsis would hide what tells two names apart."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    table = Table("verdict", "claim", "decided by", pad_edge=False)
+    table.add_row("supported", "numerics.relative_frobenius", "hopper.wgmma.m64n256k32.f32.e4m3.e4m3")
+    console().print(table)
+    out = capsys.readouterr().out
+    assert "…" not in out
+    cells = [line.split("│") for line in out.splitlines() if "│" in line]
+    assert "".join(line[2].strip() for line in cells) == "numerics.relative_frobenius"
+    assert max(len(line) for line in out.splitlines() if "\x1b" not in line) <= 50
+
+
 def test_a_long_cell_widens_its_own_row_alone(capsys):
     """Columns line up at the width of usual cells; a very long cell does not push those of other rows."""
     table = Table("name", "us", "about", pad_edge=False)

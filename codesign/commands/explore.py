@@ -46,6 +46,10 @@ def explore(
     batch: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Tasks that are claimed and written together; default: 32.")
     ] = None,
+    reports: Annotated[
+        int,
+        typer.Option(min=0, max=10_000, help="Points of the front to evaluate, too, the knee first; a minute each."),
+    ] = 0,
     idle: Annotated[float, typer.Option(min=0.1, help="Of `work`: seconds without work after which it ends.")] = 60.0,
     form: Form = "table",
 ) -> int:
@@ -56,7 +60,7 @@ def explore(
     Exit code 1 if a point failed by a fault of codesign.
     """
     from codesign.explore import run
-    from codesign.explore.store import Store
+    from codesign.explore.store import Store, check_results
 
     if target == "export":
         from codesign.explore.table import exported
@@ -71,6 +75,7 @@ def explore(
     if target == "work":
         if more is None or len(more) != 1:
             raise InputError.of("work takes a folder", f"codesign explore work {FOLDER}")
+        check_results(Path(more[0]))
         with Progress("exploring as a worker") as progress:
             done = run.work(Store(Path(more[0]), keys_only=True), idle, progress.update, size=size)
         print(f"{done} results", file=sys.stderr)
@@ -97,9 +102,13 @@ def explore(
         run.Runner(store, None if workers else start, size) as runner,
     ):
         points = Search(space, base, runner, progress.phase).run()
+        if reports:
+            from codesign.explore.reports import evaluate_points
+
+            evaluate_points(space, base, points, out, reports, progress.phase)
         progress.phase("writing the report")
         with store.told():
-            page = write(space, base, points, out / space.space)
+            page = write(space, base, points, out)
     if out == FOLDER:
         untracked(out)
     _show(space, points, form)

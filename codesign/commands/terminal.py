@@ -46,6 +46,8 @@ def console() -> Any:
                     for line in plain(objects[0]):
                         super().print(line, highlight=False, soft_wrap=True)
                     return
+                for column in objects[0].columns:
+                    column.overflow = "fold"  # a name longer than its column would lose its end
                 if _need(objects[0]) > self.width:
                     objects = tuple(_lists(objects[0]))
             super().print(*objects, **options)

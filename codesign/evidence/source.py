@@ -36,6 +36,8 @@ class Subject:
     """True if a language model may be run, which takes a minute or two."""
     evidence: tuple[Evidence, ...] = ()
     """Evidence from the sources before this one."""
+    synthesis: bool = False
+    """True if `figures` may synthesise a unit without a cost record, which takes minutes."""
 
     @property
     def figures(self) -> Iterable[Figure]:

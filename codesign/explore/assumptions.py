@@ -63,4 +63,4 @@ def _at_end(objective: str, end: str) -> Reading:
 
 
 def _predicted(value: ObjectiveFigure) -> bool:
-    return value.source.startswith("predicted") and value.low is not None
+    return value.predicted and value.low is not None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import base64
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from codesign.evidence.cost.source import MOST_AREA
 from codesign.explore import picture, table
 from codesign.explore.assumptions import assumptions
 from codesign.explore.break_even import Surface, surfaces
-from codesign.explore.points import ObjectiveFigure, Point, knee
+from codesign.explore.points import JUDGED, ObjectiveFigure, Point, knee
+from codesign.explore.reports import links
 from codesign.explore.space import MOST_COUNTED, Base, Space, proposal_data
 from codesign.explore.task import evaluator
 from codesign.figures.metric import kind_of
@@ -24,14 +28,16 @@ from isa_model.output_files import write_folder
 KIND = "an exploration"
 
 
-def write(space: Space, base: Base, points: Sequence[Point], folder: Path) -> Path:
-    """Write index.html, table.csv, space.json and, with pyarrow, table.parquet into a folder. Returns the page's path.
+def write(space: Space, base: Base, points: Sequence[Point], out: Path) -> Path:
+    """Write index.html, table.csv, space.json and, with pyarrow, table.parquet into the space's folder in `out`.
+
+    The page links the reports of points that are there. Returns its path.
 
     Raises InputError if the folder cannot be written, or holds something else.
     """
-    rows = table.rows(space, points)
+    rows, folder = table.rows(space, points), out / space.space
     files: dict[str, str | bytes] = {
-        "index.html": page(space, base, points),
+        "index.html": page(space, base, points, links(space, points, out)),
         "table.csv": as_csv(rows),
         "space.json": table.as_json(space, base, points),
     }
@@ -41,8 +47,8 @@ def write(space: Space, base: Base, points: Sequence[Point], folder: Path) -> Pa
     return folder / "index.html"
 
 
-def page(space: Space, base: Base, points: Sequence[Point]) -> str:
-    """Return the page as HTML."""
+def page(space: Space, base: Base, points: Sequence[Point], reports: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the page as HTML; `reports` are the addresses of points' reports."""
     on = [p for p in points if p.status == "front"]
     on.sort(key=lambda p: [v.value or 0.0 for v in reversed(list(p.values.values()))])
     found = list(surfaces(space, points))
@@ -56,6 +62,8 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
         "knee": knee(space, points),
         "headings": [picture.heading(name, o) for name, o in space.objectives.items()],
         "interval": interval,
+        "file": {p.name: _as_link(table.proposal_text(space, base, p.settings, p.name, p.label)) for p in on},
+        "reports": reports,
         "surfaces": found,
         "assumptions": list(assumptions(space, points)),
         "counts": list(counts(space, points)),
@@ -67,7 +75,12 @@ def page(space: Space, base: Base, points: Sequence[Point]) -> str:
         drawn["spec"] = picture.embedded(picture.interactive(space, points))
         taken = {name: {p.settings[name] for p in points} for name in space.axes}
         patches = {n: {str(v): x.patches[v] for v in x.choices if v in taken[n]} for n, x in space.axes.items()}
-        parts = {"base": proposal_data(base.data, space), "axes": patches, "name": space.space}
+        parts = {
+            "base": proposal_data(base.data, space),
+            "axes": patches,
+            "name": space.space,
+            "reports": dict(reports),
+        }
         drawn["parts"] = picture.embedded(parts)
     template = (Path(__file__).with_name("page.html.j2")).read_text(encoding="utf-8")
     text: str = environment(html=True).from_string(template).render(drawn)
@@ -78,7 +91,7 @@ def headline(space: Space, points: Sequence[Point]) -> str:
     """Return what was found in a sentence."""
     on = [p for p in points if p.status == "front"]
     sure = sum(p.sure for p in on)
-    judged = sum(p.status in ("front", "dominated", "breaks a bound", "screened out") for p in points)
+    judged = sum(p.status in JUDGED for p in points)
     visited = f"{len(points)} of {space.size}" if len(points) < space.size else f"{space.size}"
     if not on:
         return f"Of {visited} points none is on the front: {judged} could be judged, and none of them keeps all bounds."
@@ -105,7 +118,7 @@ def _findings(space: Space, points: Sequence[Point], found: Sequence[Surface]) -
     for surface in found:
         yield from surface.sentences
     for name in space.objectives:
-        if predicted := sum(p.values[name].source.startswith("predicted") for p in on):
+        if predicted := sum(p.values[name].predicted for p in on):
             yield f"On the front, {name} of {predicted} of {len(on)} points has no record and is predicted by a fitted model."
 
 
@@ -124,6 +137,11 @@ def interval(value: ObjectiveFigure) -> str:
     if value.low is None or value.low == value.high:
         return text
     return f"{text} [{value.low:.3g}, {'∞' if value.high is None else f'{value.high:.3g}'}]"
+
+
+def _as_link(text: str) -> str:
+    """Return an address that holds a text."""
+    return f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def counts(space: Space, points: Sequence[Point]) -> Iterator[tuple[str, int, str]]:
@@ -155,14 +173,20 @@ def _method(space: Space, points: Sequence[Point]) -> Iterator[str]:
         )
     if space.size > space.budget.points and len(points) < space.size:
         yield (
-            f"Points were proposed by Optuna's multi-objective TPE, {space.budget.generation} at a time, seed "
-            f"{space.budget.seed}, up to {space.budget.points} points: the front is that of the points visited."
+            "Points were proposed by Gaussian processes and Optuna's multi-objective TPE, "
+            f"{space.budget.generation} at a time, seed {space.budget.seed}, up to {space.budget.points} points: the front is "
+            "that of the points visited."
+        )
+    if space.budget.synthesis:
+        yield (
+            f"Units of points on the front without a record were synthesised, {space.budget.synthesis} at most, and all points "
+            f"judged again. Units that are predicted to be larger than {MOST_AREA} NAND2, and those off the front, were not."
         )
     sources: dict[str, list[str]] = {}
     for point in points:
         for name, value in point.values.items():
             origin = value.source.split(";")[0].split("(")[0].strip()
-            origin = origin.split(" ")[0] if origin.startswith("records ") else origin
+            origin = value.origin if origin.startswith("records ") else origin
             sources.setdefault(f"{name}: {value.kind}, {origin}", []).append(point.name)
     most = sorted(sources.items(), key=lambda found: -len(found[1]))[:12]
     yield "Origin of figures: " + "; ".join(f"{text} ({len(names)} points)" for text, names in most) + "."

@@ -107,7 +107,13 @@ def interactive(space: Space, points: Sequence[Point]) -> dict[str, Any]:
     """Return the Vega-Lite spec of all points: hover for values, drag to mark, menus to filter, click for the proposal."""
     some = shown(space, points)
     rows = [
-        {"point": p.name, **p.settings, **{n: p.values[n].value for n in space.objectives}, "state": p.status}
+        {
+            "point": p.name,
+            **p.settings,
+            **{n: p.values[n].value for n in space.objectives},
+            "state": p.status,
+            "origin": ", ".join(f"{n} {p.values[n].origin}" for n in space.objectives),
+        }
         for p in some
     ]
     menus: list[dict[str, Any]] = [
@@ -141,7 +147,7 @@ def interactive(space: Space, points: Sequence[Point]) -> dict[str, Any]:
 
     states = [s for s in COLOURS if any(p.status == s for p in some)]
     tooltip = [
-        {"field": f, "type": "nominal" if f in ("point", "state") or f in space.axes else "quantitative"}
+        {"field": f, "type": "nominal" if f in ("point", "state", "origin") or f in space.axes else "quantitative"}
         for f in (rows[0] if rows else ())
     ]
     brushes = [f"brush_{i}" for i in range(len(pairs(space)))]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 Status = Literal["front", "dominated", "breaks a bound", "screened out", "not known", "no proposal", "failed"]
+JUDGED: tuple[Status, ...] = ("front", "dominated", "breaks a bound", "screened out")
+"""States of points whose figures decide about them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ class ObjectiveFigure:
     kind: str
     """Kind of the figure: computed, measured, modelled or assumed."""
     source: str
+
+    @property
+    def origin(self) -> str:
+        """Origin in a word: that of a unit's cost (`record`, `synthesised` or `predicted`), or the kind of the figure."""
+        if self.source.startswith("records "):
+            return "synthesised" if "synthesised for this" in self.source else "record"
+        return "predicted" if self.source.startswith("predicted") else self.kind
+
+    @property
+    def predicted(self) -> bool:
+        """True for a figure of a unit without a record, as the fitted model has it."""
+        return self.origin == "predicted"
 
     @property
     def where(self) -> str:
@@ -106,11 +120,12 @@ def known(
     sampling: Sampling,
     results: Mapping[str, Any],
     failed: Mapping[str, str],
+    synthesis: bool = False,
 ) -> Point:
-    """Return a point with what the results say of it, as evidence with a sampling."""
+    """Return a point with what the results say of it, as evidence with a sampling; `synthesis` takes the synthesised cost."""
     point, data = Point(settings, seeds=len(sampling.seeds)), patched(space, base, settings)
     for name, objective in space.objectives.items():
-        for task in of_objective(objective, data, base.name, sampling):
+        for task in of_objective(objective, data, base.name, sampling, synthesis):
             found = results.get(task.key, {})
             if "invalid" in found:
                 point.status, point.note = "no proposal", found["invalid"]
@@ -220,16 +235,19 @@ def judge(space: Space, points: Sequence[Point]) -> None:
 
 
 def knee(space: Space, points: Sequence[Point]) -> Point | None:
-    """Return the point of the front nearest to the best value of each objective, on logarithmic axes.
+    """Return the point of the front nearest to the best value of each objective; None if the front has fewer than three."""
+    on = by_knee(space, points)
+    return on[0] if len(on) >= 3 else None
 
-    None if the front has fewer than three points. Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses
-    such rules.
+
+def by_knee(space: Space, points: Sequence[Point]) -> list[Point]:
+    """Return the front, the points nearest to the best value of each objective first, on logarithmic axes.
+
+    Branke et al., Finding Knees in Multi-Objective Optimization, 2004, discusses such rules.
     """
     import numpy as np
 
     on = [p for p in points if p.status == "front"]
-    if len(on) < 3:
-        return None
     values = badness(space, on)[1]
     scaled = np.empty_like(values)
     for j in range(values.shape[1]):
@@ -237,4 +255,4 @@ def knee(space: Space, points: Sequence[Point]) -> Point | None:
         x = np.log(x) if (x > 0).all() else x
         spread = x.max() - x.min()
         scaled[:, j] = (x - x.min()) / spread if spread > 0 and np.isfinite(spread) else 0.0
-    return on[int(np.argmin((scaled**2).sum(axis=1)))]
+    return [on[i] for i in np.argsort((scaled**2).sum(axis=1), kind="stable")]

@@ -6,12 +6,15 @@ drivers and workers can do so on one folder at once.
 
 from __future__ import annotations
 
+import random
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -33,6 +36,8 @@ MOST_ROUND = 1024 * MIB
 """Bytes of the file of a round that are read."""
 PAUSE = 0.5
 """Seconds between two looks at what other processes have done."""
+MOST_LOOKS = 8
+"""Most batches held by others that a process looks at before it pauses: at the end of a round all that are left are held."""
 TRIES = 3
 """Times that a batch is begun before a process that dies with it is taken to be the batch's fault."""
 
@@ -67,18 +72,22 @@ class Round(Spec):
     seeds: int = Field(ge=1, le=MOST_SEEDS)
     kinds: tuple[str, ...] = ()
     """Kinds of evidence; empty: all that the objectives need."""
+    synthesis: bool = False
+    """True if units without a cost record are synthesised."""
 
     @property
     def versions(self) -> dict[str, str]:
         """Version of what computes each kind of evidence."""
         kinds = self.kinds or {kind_of(o.metric) for o in self.space.objectives.values()}
-        return {kind: evaluator(kind) for kind in sorted(kinds)}
+        return {kind: evaluator(kind, self.synthesis and kind == "cost") for kind in sorted(kinds)}
 
     def tasks(self) -> list[Task]:
         """Return the tasks of all points, those on the same tensors one after the other."""
         sampling = self.space.sampling.model_copy(update={"seeds": tuple(range(self.seeds))})
         settings: list[Settings] = [dict(zip(self.space.axes, values, strict=True)) for values in self.points]
-        found = {t.key: t for s in settings for t in tasks(self.space, self.base, s, sampling, self.kinds)}
+        found = {
+            t.key: t for s in settings for t in tasks(self.space, self.base, s, sampling, self.kinds, self.synthesis)
+        }
         return sorted(found.values(), key=lambda t: (t.kind, t.workload or "", t.tensors or ""))
 
 
@@ -160,29 +169,38 @@ def fulfil(
     """
     store.refresh()
     parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
-    first = int(batch_name([store.owner]), 16) % max(len(parts), 1)  # processes begin at different batches
-    waiting = {batch_name(t.key for t in part): part for part in (*parts[first:], *parts[:first])}
+    waiting = {batch_name(t.key for t in part): part for part in parts}
+    draw, order = random.Random(store.owner), deque(waiting)
+    order.rotate(draw.randrange(len(order) or 1))  # processes begin at different batches
     running: dict[Future[list[Result]], str] = {}
     failed = dict(known)
     due: dict[str, float] = {}
     """When a batch that another process holds is looked at again."""
+    in_vain = 0
     try:
         while waiting or running:
             now, before, most = time.monotonic(), len(waiting), workers.width()
             again = PAUSE * min(max(1.0, before / 50), 100.0)  # the more batches, the fewer looks at each
-            for name in list(waiting):
-                if len(running) >= most:
+            looks = 0
+            for _ in range(len(order)):
+                if len(running) >= most or looks >= MOST_LOOKS:
                     break
+                name = order.popleft()
                 if due.get(name, now) > now:
+                    order.append(name)
                     continue
                 todo = [t for t in waiting[name] if t.key not in store.results and t.key not in failed]
-                if not todo:
+                if not todo or name in store.batches:
                     del waiting[name]
                 elif not store.claim(name):
+                    looks += 1
                     due[name] = now + again
+                    order.append(name)
+                    order.rotate(draw.randrange(len(order)))  # others hold those beside it, too
                 else:
                     store.refresh()  # the batch may have been done by who held the claim before
-                    if todo := [t for t in todo if t.key not in store.results]:
+                    todo = [t for t in todo if t.key not in store.results and name not in store.batches]
+                    if todo:
                         running[workers.executor.submit(by, todo)] = name
                     else:
                         store.release(name)
@@ -191,11 +209,13 @@ def fulfil(
             for future in done:
                 results = future.result()
                 failed |= {r["key"]: r["failed"] for r in results if "failed" in r}
-                store.write([r for r in results if "failed" not in r])
-                store.release(running.pop(future))
+                name = running.pop(future)
+                store.write([r for r in results if "failed" not in r], name)
+                store.release(name)
             tell(max(len(wanted) - (len(waiting) + len(running)) * size, 0), len(wanted))
-            if waiting and not running and len(waiting) == before:
-                time.sleep(again)
+            in_vain = in_vain + 1 if waiting and not running and len(waiting) == before else 0
+            if in_vain:
+                time.sleep(min(PAUSE * 2**in_vain, again))
             if waiting and not done:
                 store.refresh()
     finally:
@@ -208,7 +228,8 @@ def fulfil(
 def awaited(store: Store, wanted: Round, todo: Sequence[Task], tell: Tell) -> dict[str, str]:
     """Leave a round to plain workers, and wait until they have done it; return the reason for each task that failed."""
     failed: dict[str, str] = {}
-    with store.opened({"round": wanted.model_dump(mode="json"), "versions": wanted.versions}) as path:
+    marks = "".join("1" if t.key in store.results else "0" for t in todo)
+    with store.opened({"round": wanted.model_dump(mode="json"), "versions": wanted.versions}, marks) as path:
         left = list(todo)
         while left := [t for t in left if t.key not in store.results and t.key not in failed]:
             tell(len(todo) - len(left), len(todo))
@@ -257,7 +278,7 @@ class Runner:
             try:
                 with self._open:  # the processes end here unless the next round takes them over
                     self._workers = self._workers or self._open.enter_context(self.start())
-                    self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, self.size)
+                    self.failed |= fulfil(self.store, todo, self._workers, self.tell, self.by, _size(todo, self.size))
                     self._open = self._open.pop_all()
                 return
             except DiskFull:
@@ -265,6 +286,11 @@ class Runner:
             except (BrokenExecutor, Unavailable):  # a process was killed: its batch is computed again
                 self._workers = None
         raise Unavailable("worker processes keep being killed, probably for lack of memory; results so far are kept")
+
+
+def _size(wanted: Sequence[Task], size: int) -> int:
+    """Return the number of tasks in a batch, given that of a usual one: a unit to synthesise is a batch of its own."""
+    return 1 if any(t.synthesis for t in wanted) else size
 
 
 def _read(path: Path) -> tuple[list[Task], bool]:
@@ -275,7 +301,9 @@ def _read(path: Path) -> tuple[list[Task], bool]:
     try:
         content = parse_json(read_bytes(path, MOST_ROUND))
         wanted = Round.model_validate(content["round"])
-        return wanted.tasks(), content["versions"] == wanted.versions
+        tasks, marks = wanted.tasks(), str(content.get("done", ""))
+        left = [t for t, mark in zip_longest(tasks, marks[: len(tasks)]) if mark != "1"]
+        return left, content["versions"] == wanted.versions
     except FileNotFoundError:
         return [], True
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -294,8 +322,7 @@ def work(
 ) -> int:
     """Compute the open rounds of a folder as one plain worker, until there is none for `idle` seconds; return how many."""
     ended = time.monotonic() + idle
-    store.refresh()
-    before, foreign = len(store.results), set[Path]()
+    first, foreign = len(store.results), set[Path]()
     while time.monotonic() < ended:
         store.refresh()
         for path in store.rounds():
@@ -307,8 +334,11 @@ def work(
                 print(f"{path} is of another version of codesign or numpy, and is left to its workers", file=sys.stderr)
                 continue
             known = store.failures(path)
-            if any(t.key not in store.results and t.key not in known for t in wanted):
-                store.fail(path, fulfil(store, wanted, ALONE, tell, by, size, known))
-                ended = time.monotonic() + idle
+            began, before = time.monotonic(), len(store.results)
+            failed = fulfil(store, wanted, ALONE, tell, by, _size(wanted, size), known)
+            if failed.keys() > known.keys():
+                store.fail(path, failed)
+            if len(store.results) > before or failed.keys() > known.keys() or time.monotonic() > began + PAUSE:
+                ended = time.monotonic() + idle  # there was work, or others to wait for
         time.sleep(min(1.0, idle / 10))
-    return len(store.results) - before
+    return len(store.results) - first

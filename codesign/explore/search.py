@@ -1,10 +1,13 @@
 """Search: which points are computed, with how much evidence, and which are ruled out before.
 
-1. Points: all of a space that fits the budget; of a larger one those that Optuna's TPE proposes, a generation at a time.
+1. Points: all of a space that fits the budget; of a larger one those that a surrogate and Optuna's TPE propose, a generation at
+   a time.
 2. Kinds of evidence that take no samples come first. A point that breaks a bound there gets no samples.
 3. With `screen`, the others get few seeds. A point whose whole intervals another one beats, or that certainly breaks a bound,
    gets no more.
 4. The rest gets all seeds.
+5. With `budget.synthesis`, units of points on the front whose cost is predicted are synthesised, and all points are judged
+   again from step 3, until the front has no such point or the budget is spent.
 
 Nothing of this depends on when a result arrives. A search that was killed is run again from its seed and finds the same points,
 whose results are there already. That replaces a storage of the search's own state, which could not restore its random numbers.
@@ -13,13 +16,14 @@ whose results are there already. That replaces a storage of the search's own sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from codesign.evidence.sampling import Sampling
-from codesign.explore.points import Point, badness, beaten, broken, judge, known
+from codesign.explore.points import JUDGED, Point, badness, beaten, broken, judge, known
 from codesign.explore.run import Round, Runner
 from codesign.explore.space import MOST_COUNTED, Base, Settings, Space
-from codesign.explore.task import CHEAP
+from codesign.explore.task import CHEAP, SYNTHESIS
 from codesign.figures.metric import kind_of
 from isa_model.diagnostics import InputError, Unavailable
 
@@ -38,15 +42,23 @@ class Search:
     def __init__(self, space: Space, base: Base, runner: Runner, phase: Phase = lambda name, done, total: None) -> None:
         self.space, self.base, self.runner, self.phase = space, base, runner, phase
         self.points: dict[tuple[Any, ...], Point] = {}
+        self._synthesised: set[tuple[Any, ...]] = set()
 
     def run(self) -> list[Point]:
-        """Compute and judge the points; return them in the order of the axes' values. Raises as `Runner.complete` does."""
+        """Compute and judge the points; return them in the order of the axes' values.
+
+        Raises as `Runner.complete` does, and Unavailable if units are to be synthesised without the extra `cost`.
+        """
+        if self.space.budget.synthesis and (missing := [name for name in SYNTHESIS if find_spec(name) is None]):
+            message = f"budget.synthesis needs {' and '.join(missing)}"
+            raise Unavailable(f"{message}: pip install 'codesign[cost]', or leave budget.synthesis out")
         if self.space.size <= self.space.budget.points or self._fits():
             self.visit(list(self.space.points()))
         else:
             propose(self.space, self.visit)
-        self._confirm()
-        judge(self.space, list(self.points.values()))
+        self._judge()
+        while self._synthesise():
+            self._judge()
         place = {name: {v: i for i, v in enumerate(axis.choices)} for name, axis in self.space.axes.items()}
         return sorted(self.points.values(), key=lambda p: [place[name][v] for name, v in p.settings.items()])
 
@@ -80,6 +92,33 @@ class Search:
             point.status, point.note = "breaks a bound", f"{why}; no more was computed"
         return point.status != "not known"
 
+    def _judge(self) -> None:
+        self._confirm()
+        judge(self.space, list(self.points.values()))
+
+    def _synthesise(self) -> bool:
+        """Synthesise units of the front whose cost is predicted, within the budget; return whether there were any.
+
+        All points are open again then: some that the prediction favoured may leave the front, and others join it.
+        """
+        left = self.space.budget.synthesis - len(self._synthesised)
+        wanted = [
+            values
+            for values, p in self.points.items()
+            if p.status == "front" and values not in self._synthesised and any(v.predicted for v in p.values.values())
+        ][:left]
+        if not wanted:
+            return False
+        self._synthesised |= set(wanted)
+        settings = [self.points[values].settings for values in wanted]
+        self._compute("synthesis", settings, self.space.sampling, ("cost",), synthesis=True)
+        self.points |= zip(wanted, self._known(settings, self.space.sampling), strict=True)
+        for point in self.points.values():
+            if point.status in JUDGED:
+                point.status, point.note, point.sure = "not known", "", False
+                self._ruled_out(point)
+        return True
+
     def _confirm(self) -> None:
         """Compute all seeds for the screened points that may still be on the front."""
         screened = self.space.screening
@@ -93,28 +132,35 @@ class Search:
         best, _, worst = badness(self.space, open_points)
         by = beaten(best, worst)
         for point, other in zip(open_points, by, strict=True):
-            if other >= 0:
+            if other >= 0 and point.seeds < self.space.seeds:
                 point.status = "screened out"
                 point.note = f"certainly dominated by {open_points[other].name} with {len(screened.seeds)} seeds"
-        left = [p.settings for p, other in zip(open_points, by, strict=True) if other < 0]
+        left = [p.settings for p in open_points if p.status == "not known"]
         self._compute("all seeds", left, self.space.sampling, ())
         for point in self._known(left, self.space.sampling):
             self.points[tuple(point.settings.values())] = point
 
-    def _compute(self, name: str, settings: Sequence[Settings], sampling: Sampling, kinds: Sequence[str]) -> None:
+    def _compute(
+        self,
+        name: str,
+        settings: Sequence[Settings],
+        sampling: Sampling,
+        kinds: Sequence[str],
+        synthesis: bool = False,
+    ) -> None:
         self.phase(name, 0, 0)
         self.runner.tell = lambda done, total: self.phase(name, done, total)
         points = tuple(tuple(s.values()) for s in settings)
-        seeds = len(sampling.seeds)
-        self.runner.complete(Round(space=self.space, base=self.base, points=points, seeds=seeds, kinds=tuple(kinds)))
+        about = {"seeds": len(sampling.seeds), "kinds": tuple(kinds), "synthesis": synthesis}
+        self.runner.complete(Round(space=self.space, base=self.base, points=points, **about))
 
     def _known(self, settings: Sequence[Settings], sampling: Sampling) -> list[Point]:
         about = sampling, self.runner.store.results, self.runner.failed
-        return [known(self.space, self.base, s, *about) for s in settings]
+        return [known(self.space, self.base, s, *about, tuple(s.values()) in self._synthesised) for s in settings]
 
 
 def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) -> None:
-    """Visit points that Optuna's TPE proposes until the budget is spent.
+    """Visit points that a search proposes until the budget is spent: three of four by a surrogate, the others by Optuna's TPE.
 
     Objectives are minimised together (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 73, 2022); a point
     that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`, InputError if no point drawn
@@ -144,9 +190,14 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
         for name, axis in space.axes.items()
     }
+    from codesign.explore.surrogate import Surrogate
+
+    surrogate = Surrogate(space)
     asked, most = 0, max(MOST_ASKED * budget.points, MOST_IN_VAIN)
     while len(seen) < budget.points and asked < most:
         trials: list[tuple[Any, dict[str, Any]]] = []
+        for places in surrogate.propose(seen, budget.generation * 3 // 4) if len(seen) >= AT_RANDOM else ():
+            study.enqueue_trial(places)
         while len(trials) < budget.generation and asked < most:
             asked += 1
             trial = study.ask(choices)

@@ -25,9 +25,11 @@ MOST_COUNTED = 1_000_000
 """Most combinations of values of which those that keep the conditions are counted."""
 NAME = r"^[a-z][a-z0-9_]*$"
 """Pattern of names that constraints can use."""
-FOLDERS = ("claims", "points", "queue")
-"""Folders of results, beside which the report of a space has the space's name."""
-COLUMNS_OF_POINTS = ("point", "status", "sure", "note", "seeds", "state")
+REPORTS = "reports"
+"""Folder of the reports of points."""
+FOLDERS = ("claims", "points", "queue", REPORTS)
+"""Folders of results, beside which the page of a space has the space's name."""
+COLUMNS_OF_POINTS = ("point", "status", "sure", "note", "seeds", "state", "origin")
 """Columns of tables and pictures that are neither axes nor objectives."""
 PARTS = ("low", "high", "kind", "where", "source")
 """What tables have of each objective besides its value."""
@@ -142,6 +144,8 @@ class Budget(Spec):
     """Points that a search proposes at a time, which are evaluated side by side. The more, the less each learns from others."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of the search."""
+    synthesis: int = Field(default=0, ge=0, le=10_000)
+    """Most units to synthesise: those of points on the front whose cost is predicted. 0: none are."""
 
 
 class Space(Spec):

@@ -1,13 +1,15 @@
 """Results in files, shared by every space and every machine that sees the folder; there is no database and no server.
 
-    points/a/<hash>.jsonl    results, a line each: written whole under a name of their own content, never changed
-    claims/ab/<batch>        a batch that some process works on; its time of change is a heartbeat
-    queue/<round>.json       points that plain workers should compute (`run.py`); <round>.<hash>.failed: tasks that failed there
+    points/a/<batch>.<hash>.jsonl    results, a line each: written whole under the hash of their content, never changed
+    claims/ab/<batch>                a batch that some process works on; its time of change is a heartbeat
+    queue/<round>.json               points that plain workers should compute (`run.py`)
+    queue/<round>.<hash>.failed      tasks that failed there
 
 Results alone decide what is done, and every process computes the same bytes for the same key. Claims only spare work: if one is
 lost, or two processes hold it, a batch is computed twice and its results are the same. A killed process loses the batches that
 it was computing; whole files only are seen. Results come in packs of a batch each, so that a million of them are thousands of
-files, and a process writes, claims and releases once in many results.
+files, and a process writes, claims and releases once in many results. Plain workers read no results of others: names say which
+batches are done.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Store:
     """Results by key in a folder, and claims on batches of them."""
 
     def __init__(self, folder: Path, stale: float = STALE, keys_only: bool = False) -> None:
-        """With `keys_only`, only which results there are is kept, for workers beside millions of them.
+        """With `keys_only`, no results of others are read: which batches are done is in their names. That is for plain workers.
 
         Raises InputError if the folder cannot be made or written to.
         """
@@ -80,6 +82,8 @@ class Store:
         self.owner = f"{platform.node()} {os.getpid()} {_started(os.getpid())}"
         self._seen: dict[str, int] = {}
         self._packs: set[str] = set()
+        self.batches: set[str] = set()
+        """Batches that others have done, if results are not read."""
         self._held: set[Path] = set()
         self._beating: threading.Thread | None = None
         with self.told():
@@ -92,47 +96,60 @@ class Store:
         """Raise DiskFull for a full disk in the block, and InputError for any other error of the folder."""
         try:
             yield
-        except (OSError, Unavailable) as error:
-            why, hint = str(error), "results so far are kept; the same command goes on with them"
-            if isinstance(error, OSError):
-                why = reason(error)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
+        except OSError as error:
+            why, hint = reason(error), "results so far are kept; the same command goes on with them"
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError.of(f"cannot use {self.folder}: {why}", hint) from None
             raise DiskFull(f"cannot use {self.folder}: {why}; {hint}") from None
 
     # -- results -------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Read the results that other processes have written since the last time."""
+        """Read the results that other processes have written since the last time, or with `keys_only` their names."""
         with self.told():
             for shard in sorted(os.scandir(self.folder / "points"), key=lambda entry: entry.name):
                 if not isdir(shard.path) or self._seen.get(shard.name) == (changed := shard.stat().st_mtime_ns):
                     continue
                 for pack in sorted(os.scandir(shard.path), key=lambda entry: entry.name):
-                    if pack.name.endswith(".jsonl") and pack.name not in self._packs:
+                    if not pack.name.endswith(".jsonl") or pack.name in self._packs:
+                        continue
+                    if self.keys_only:
+                        self._packs.add(pack.name)
+                        self.batches.add(pack.name.split(".")[0])
+                    else:
                         self._read(Path(pack.path))
                 if time.time() * 1e9 + self._ahead * 1e9 - changed > GRANULARITY:
                     self._seen[shard.name] = changed
 
     def _read(self, pack: Path) -> None:
-        """Read a pack; what a crash of the machine damaged, or is no pack of results, is computed again."""
+        """Read a pack; what a crash of the machine damaged, or is no pack of results, is computed again.
+
+        A damaged pack of a batch is removed: for workers its name says that the batch is done.
+        """
         with suppress(OSError, ValueError):
             content = read_bytes(pack, MOST_PACK)
-            if pack.stem == _name(content):
+            *batch, own = pack.stem.split(".")
+            if own == _name(content):
                 self._packs.add(pack.name)
                 for result in [_RESULT.validate_json(line) for line in content.splitlines()]:
-                    self.results.setdefault(result["key"], NOTHING if self.keys_only else dict(result))
+                    self.results.setdefault(result["key"], dict(result))
+            elif batch:
+                pack.unlink()
 
-    def write(self, results: Sequence[dict[str, Any]]) -> None:
-        """Keep results that are not there yet, as one pack. Raises DiskFull or InputError if they cannot be written."""
+    def write(self, results: Sequence[dict[str, Any]], batch: str = "") -> None:
+        """Keep results that are not there yet, as the pack of a batch.
+
+        Raises DiskFull or InputError if they cannot be written.
+        """
         fresh = {r["key"]: r for r in results if r["key"] not in self.results}
         if not fresh:
             return
         content = "".join(json.dumps(fresh[key], sort_keys=True) + "\n" for key in sorted(fresh)).encode()
-        name = _name(content)
+        own = _name(content)
+        name = f"{batch}.{own}.jsonl" if batch else f"{own}.jsonl"
         with self.told():
-            write_atomically(self.folder / "points" / name[:1] / f"{name}.jsonl", content)
-        self._packs.add(f"{name}.jsonl")
+            write_atomically(self.folder / "points" / own[:1] / name, content)
+        self._packs.add(name)
         self.results.update(dict.fromkeys(fresh, NOTHING) if self.keys_only else fresh)
 
     # -- claims --------------------------------------------------------------------------------------------------------
@@ -233,16 +250,17 @@ class Store:
             return sorted((self.folder / "queue").glob("*.json"))
 
     @contextmanager
-    def opened(self, content: Any) -> Iterator[Path]:
+    def opened(self, content: dict[str, Any], done: str = "") -> Iterator[Path]:
         """Keep a round open for plain workers during the block, and yield its file.
 
-        After an error it stays open: workers complete it, and the next run of its driver closes it.
+        `done` tells them which tasks have results. After an error the round stays open: workers complete it, and the next run
+        of its driver closes it; the file stays as it is meanwhile, so that all workers form the same batches.
         """
-        text = json.dumps(content).encode()
-        path = self.folder / "queue" / f"{_name(text)}.json"
+        path = self.folder / "queue" / f"{_name(json.dumps(content).encode())}.json"
         with self.told():
             self._forget_failures(path)
-            write_atomically(path, text)
+            if not path.exists():
+                write_atomically(path, json.dumps({**content, "done": done}).encode())
         yield path
         with suppress(OSError):
             path.unlink()
@@ -266,6 +284,17 @@ class Store:
     def _forget_failures(self, path: Path) -> None:
         for file in path.parent.glob(f"{path.stem}.*.failed"):
             file.unlink(missing_ok=True)
+
+
+def check_results(folder: Path) -> None:
+    """Raise InputError unless a folder holds results or nothing: workers make none, since its name may be mistyped."""
+    hint = f"codesign explore SPACE --workers --out {folder}; or mkdir {folder} for workers that begin before it"
+    try:
+        found = {entry.name for entry in os.scandir(folder)}
+    except OSError as error:
+        raise InputError.of(f"{folder} is no folder of results: {reason(error)}", hint) from None
+    if found and "points" not in found:
+        raise InputError.of(f"{folder} holds no results, but other files", hint)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

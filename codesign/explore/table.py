@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,9 +40,14 @@ def rows(space: Space, points: Sequence[Point]) -> list[Row]:
     return found
 
 
+def proposal_of(space: Space, base: Base, point: Settings, name: str, about: str) -> dict[str, Any]:
+    """Return the proposal of a point as data."""
+    return proposal_data(patched(space, base, point), space, name, f"{space.title}: {about}")
+
+
 def proposal_text(space: Space, base: Base, point: Settings, name: str, about: str) -> str:
     """Return the proposal file of a point."""
-    data = proposal_data(patched(space, base, point), space, name, f"{space.title}: {about}")
+    data = proposal_of(space, base, point, name, about)
     head = " ".join(
         f"# Point {name} of the space {space.space}: {about}".split()
     )  # text of an axis may hold line breaks

@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 CHEAP = ("cost", "bounds")
 """Kinds of evidence that need no samples; they are gathered first."""
+SYNTHESIS = ("amaranth", "pyosys")
+"""Packages that synthesise a unit, those of the extra `cost`."""
 MORE_FOLDERS = {"timing": ("evidence/traffic", "../kernels"), "model": ("torch",), "training": ("torch",)}
 """Folders behind one kind of evidence, besides its own and those behind every kind."""
 
@@ -58,6 +61,8 @@ class Task:
     """Sampling; None: the kind takes no samples."""
     evaluator: str
     """Version of what computes the kind (`evaluator`)."""
+    synthesis: bool = False
+    """True if a unit without a cost record is synthesised; otherwise its cost is predicted."""
 
 
 Result = dict[str, Any]
@@ -66,18 +71,27 @@ reason why the point gives no proposal; or with `failed`, a fault of the program
 finite are null."""
 
 
-def tasks(space: Space, base: Base, settings: Settings, sampling: Sampling, kinds: Iterable[str] = ()) -> list[Task]:
+def tasks(
+    space: Space,
+    base: Base,
+    settings: Settings,
+    sampling: Sampling,
+    kinds: Iterable[str] = (),
+    synthesis: bool = False,
+) -> list[Task]:
     """Return the tasks of a point in the order of the objectives; of some kinds only, if there are any."""
     data = patched(space, base, settings)
     found = {}
     for objective in space.objectives.values():
-        for task in of_objective(objective, data, base.name, sampling):
+        for task in of_objective(objective, data, base.name, sampling, synthesis):
             if not kinds or task.kind in kinds:
                 found[task.key] = task
     return list(found.values())
 
 
-def of_objective(objective: Objective, data: dict[str, Any], file: str, sampling: Sampling) -> list[Task]:
+def of_objective(
+    objective: Objective, data: dict[str, Any], file: str, sampling: Sampling, synthesis: bool = False
+) -> list[Task]:
     """Return the tasks behind one objective on a proposal."""
     metric, kind = objective.about, kind_of(objective.metric)
     own_workloads = data.get("workloads", Proposal.model_fields["workloads"].default)
@@ -87,14 +101,16 @@ def of_objective(objective: Objective, data: dict[str, Any], file: str, sampling
     tensors = ([objective.tensors] if objective.tensors else list(own_tensors)) if metric.by_tensors else [None]
     kept = {name: value for name, value in data.items() if name not in ("claims", "sweep")}
     found = []
+    synthesis = synthesis and kind == "cost"
+    version = evaluator(kind, synthesis)
     for workload in workloads:
         for source in tensors:
             about = (kind, objective.of, objective.relative_to, workload, source, sampling if metric.sampled else None)
-            found.append(Task(_key(kept, file, *about), kept, file, *about, evaluator(kind)))
+            found.append(Task(_key(kept, file, version, *about), kept, file, *about, version, synthesis))
     return found
 
 
-def _key(data: dict[str, Any], file: str, kind: str, of: str, base: str | None, *about: Any) -> str:
+def _key(data: dict[str, Any], file: str, version: str, kind: str, of: str, base: str | None, *about: Any) -> str:
     """Return the SHA-256 of everything that a task's result depends on, as canonical JSON."""
     workload, tensors, sampling = about
     try:
@@ -102,7 +118,7 @@ def _key(data: dict[str, Any], file: str, kind: str, of: str, base: str | None, 
     except InputError:  # no proposal, as `compute` finds
         spec = {"base": data.get("base"), "change": data.get("change")}
     depends = {
-        "evaluator": evaluator(kind),
+        "evaluator": version,
         "instruction": {
             name: value for name, value in spec.items() if name not in ("description", "source", "checked")
         },
@@ -123,16 +139,17 @@ def _files(layers: Any) -> list[str]:
 
 
 @cache
-def evaluator(kind: str) -> str:
-    """Return the version of what computes a kind of evidence: the SHA-256 of its code and data, and numpy's version.
+def evaluator(kind: str, synthesis: bool = False) -> str:
+    """Return the version of what computes a kind of evidence: the SHA-256 of its code and data, and versions of packages.
 
-    Random streams may differ between versions of numpy (NEP 19).
+    Random streams may differ between versions of numpy (NEP 19), and netlists between those of the generator and of Yosys.
     """
-    import numpy as np
-
-    digest = hashlib.sha256(np.__version__.encode())
+    digest = hashlib.sha256(metadata.version("numpy").encode())
     for path in files_behind(kind):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for package in SYNTHESIS if synthesis else ():
+        with suppress(metadata.PackageNotFoundError):
+            digest.update(f"{package} {metadata.version(package)}".encode())
     return digest.hexdigest()
 
 
@@ -169,7 +186,7 @@ def compute(batch: Sequence[Task]) -> list[Result]:
 
 
 def _result(task: Task) -> Result:
-    if task.evaluator != evaluator(task.kind):
+    if task.evaluator != evaluator(task.kind, task.synthesis):
         raise RuntimeError("this process runs another version of codesign or numpy than the one that asks")
     claims = [{"metric": "numerics.total_error", "at_most": 1.0}]
     data = {**task.data, "proposal": "point", "title": "a point", "source": "a space", "claims": claims}
@@ -211,7 +228,7 @@ def _finite(x: float | None) -> float | None:
 def _gathered(proposal: Proposal, task: Task) -> list[Figure]:
     """Return the figures of a source, as an evaluation gathers them."""
     with ThreadPoolExecutor(1) as executor:
-        subject = Subject(proposal, task.sampling or Sampling(), executor)
+        subject = Subject(proposal, task.sampling or Sampling(), executor, synthesis=task.synthesis)
         return list(sources()[task.kind].figures(subject))
 
 

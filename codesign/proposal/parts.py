@@ -326,7 +326,7 @@ class Sweep(Spec):
     @property
     def about(self) -> str:
         """What is swept, in words."""
-        return (self.field or "change") + (f" and {self.across.about}" if self.across else "")
+        return " and ".join(dict.fromkeys([self.field or "change", *([self.across.about] if self.across else [])]))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Sweep:

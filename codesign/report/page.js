@@ -23,7 +23,8 @@ for (const block of document.querySelectorAll("pre")) {
       await navigator.clipboard.writeText(text);
       made.textContent = "copied";
     } catch {
-      getSelection().selectAllChildren(block);
+      getSelection().selectAllChildren(block);  // the reader copies it
+      made.textContent = "selected";
     }
   }));
 }

@@ -15,6 +15,10 @@ from codesign.verdicts.verdict import BreakEven
 Item = TypeVar("Item")
 
 
+OWN = "own"
+"""Name of the proposal's own value where a sweep has named changes, none of which it need be."""
+
+
 def cheapest(order: Sequence[Item], holds: Collection[Item]) -> Item | None:
     """Return the first value, in the order from worse to better, that holds together with all better ones; None for none."""
     limit = None
@@ -86,7 +90,7 @@ def _swept_value(proposal: Proposal) -> Value:
     node: Any = proposal.proposed().model_dump(mode="json")
     assert proposal.sweep is not None
     if proposal.sweep.field is None or proposal.sweep.across is not None:
-        return "own"
+        return OWN
     for step in proposal.sweep.field.split("."):
         node = node[step]
     return node if isinstance(node, int | float | str) else str(node)
@@ -168,12 +172,18 @@ def sentences(found: Sequence[BreakEven]) -> Iterator[str]:
             worse = [t for t in tried if t not in one.holds]
             meet = "meets" if len(one.holds) == 1 else "meet"
             does = "does" if len(worse) == 1 else "do"
-            yield f"{one.parameter}: {listed(one.holds)} {meet} the bound{where}, {listed(worse)} {does} not; {own}"
+            said = "" if one.own == OWN else f"; {own}"
+            yield f"{one.parameter}: {_named(one.holds)} {meet} the bound{where}, {_named(worse)} {does} not{said}"
         elif one.among or len(tried) == 1:
             of = f"tried of {one.among}" if one.among else "the only value tried"
             yield f"{one.parameter}: {listed(tried)}, {of}, {'does' if len(tried) == 1 else 'do'} not meet the bound{where}"
         else:
             yield f"{one.parameter}: no value from {tried[0]} to {tried[-1]} meets the bound{where}"
+
+
+def _named(values: Sequence[str]) -> str:
+    """Return values in words; the parts of a name of two sweeps, such as `17, e5m2`, are not among the commas between names."""
+    return listed([value.replace(", ", " ") for value in values])
 
 
 def _beyond(value: str, found: BreakEven) -> bool:

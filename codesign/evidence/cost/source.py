@@ -27,7 +27,7 @@ from codesign.evidence.cost.family import sentences
 from codesign.evidence.cost.folded import measure_folded
 from codesign.evidence.cost.measured_unit import measure
 from codesign.evidence.cost.plots import plots, waterfall
-from codesign.evidence.cost.predict import predicted
+from codesign.evidence.cost.predict import predict, predicted
 from codesign.evidence.cost.proof.proof_record import sentence
 from codesign.evidence.cost.records import CostRecord, design_sha256, find, folded_sha256, shipped
 from codesign.evidence.cost.rtl.ports import chained_stage
@@ -39,6 +39,9 @@ from isa_model.diagnostics import InputError
 
 if TYPE_CHECKING:
     from isa_model.instruction import Instruction
+
+MOST_AREA = 100_000
+"""Largest predicted area of a unit that an exploration synthesises, in NAND2 equivalents; 60,000 take two minutes of a core."""
 
 
 class Cost(Source):
@@ -58,7 +61,9 @@ class Cost(Source):
         values: tuple[Value | None, ...] = (None, *proposal.swept)
         claimed = {claim.at for claim in proposal.claims if claim.metric.startswith("cost.")}
         made: dict[str, CostRecord | None] = {}
-        figures = tuple(figure for value in values for figure in _figures(proposal, value, value in claimed, made))
+        figures = tuple(
+            figure for value in values for figure in _figures(proposal, value, value in claimed, made, _say)
+        )
         if not figures:
             return Evidence(source="cost", figures=())
         today = find(proposal.today, "neutral")
@@ -85,10 +90,15 @@ class Cost(Source):
         )
 
     def figures(self, subject: Subject) -> Sequence[Figure]:
-        """Return the figures alone; nothing is synthesised for them."""
+        """Return the figures alone. With `subject.synthesis`, units of no more than `MOST_AREA` are synthesised."""
         proposal = subject.proposal
         values = () if proposal.multiplies_as_today else (None, *proposal.swept)
-        return [figure for value in values for figure in _figures(proposal, value, False, {})]
+        made: dict[str, CostRecord | None] = {}
+        return [
+            figure
+            for value in values
+            for figure in _figures(proposal, value, subject.synthesis and _is_small(proposal.proposed(value)), made)
+        ]
 
 
 SOURCE = Cost()
@@ -124,15 +134,32 @@ def _section(proposal: Proposal, kin: tuple[str, ...]) -> Section:
     )
 
 
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _is_small(spec: Instruction) -> bool:
+    """Return whether synthesising a unit takes minutes at most; False for one that the generator does not support."""
+    try:
+        return predict(spec).area.value <= MOST_AREA
+    except InputError:
+        return False
+
+
 def _figures(
-    proposal: Proposal, value: Value | None, needed: bool, made: dict[str, CostRecord | None]
+    proposal: Proposal,
+    value: Value | None,
+    needed: bool,
+    made: dict[str, CostRecord | None],
+    tell: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Figure]:
+    """Yield the figures of the proposal at a swept value; if they are `needed`, from a unit synthesised now."""
     spec = proposal.proposed(value)
     both = _pairs(spec, proposal.today)
     if needed and (not both or both[0][0].library != "neutral"):
-        new, old = (find(x, "neutral") or _synthesised(x, made) for x in (spec, proposal.today))
+        new, old = (find(x, "neutral") or _synthesised(x, made, tell) for x in (spec, proposal.today))
         both = [(new, old), *both] if new and old else both
-    fold = find(spec, "neutral", folded=True) or (_synthesised(spec, made, folded=True) if needed else None)
+    fold = find(spec, "neutral", folded=True) or (_synthesised(spec, made, tell, folded=True) if needed else None)
     found = list(_of_records(both, fold, proposal, spec) if both else _of_model(proposal.today, spec))
     if found:
         found.append(accumulator_traffic(proposal.today, spec))
@@ -228,7 +255,9 @@ def _alternatives(
         yield Alternative(assumption=assumption, other=other, value=round(ratio, 4))
 
 
-def _synthesised(spec: Instruction, made: dict[str, CostRecord | None], folded: bool = False) -> CostRecord | None:
+def _synthesised(
+    spec: Instruction, made: dict[str, CostRecord | None], tell: Callable[[str], None], folded: bool = False
+) -> CostRecord | None:
     """Return a record made now in the neutral library; None without the extra or for an unsupported spec."""
     if folded and chained_stage(spec) is None:
         return None
@@ -236,11 +265,11 @@ def _synthesised(spec: Instruction, made: dict[str, CostRecord | None], folded: 
     if key not in made:
         made[key] = None
         if all(find_spec(package) for package in ("amaranth", "pyosys")):
-            print(f"no cost record of {spec.name}: synthesising it, some minutes for a large unit", file=sys.stderr)
+            tell(f"no cost record of {spec.name}: synthesising it, some minutes for a large unit")
             try:
                 made[key] = how(spec, Library.own(), *energy_vectors(spec))
             except InputError as reason:
-                print(f"no cost: {reason}", file=sys.stderr)
+                tell(f"no cost: {reason}")
     return made[key]
 
 
