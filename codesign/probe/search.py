@@ -104,7 +104,8 @@ class SpecSearch(Scoring):
         first = (h for s in self.structures for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
         if self.best is not None and (wrong := self.rng.permutation(np.flatnonzero(self.best.wrong))[:200]).size:
-            which = np.concatenate([wrong[:20], which[:20], wrong[20:], which[20:]])  # what the search before did not explain
+            # What the search before did not explain comes first.
+            which = np.concatenate([wrong[:20], which[:20], wrong[20:], which[20:]])
         best = self._best(first, which[:40], 24 * BEAM, 0.3)
         best = self._best((x.hypothesis for x in best), which[:128], 8 * BEAM)
         if recorded:
