@@ -94,8 +94,11 @@ class SpecSearch(Scoring):
         """Return questions as the box takes them: with C = 0 if it takes none."""
         return lines if self.signature.takes_c else lines._replace(c=np.zeros_like(lines.c))
 
-    def start(self, each: int = 1) -> list[Scored]:
-        """Return the best structures, each under its best rules: `each` that give different answers."""
+    def start(self, each: int = 1, alike: bool = False) -> list[Scored]:
+        """Return the best structures, each under its best rules: `each` that give different answers.
+
+        With `alike`, those that give the same answers as another structure, too, and first what explains more than `best`.
+        """
         k, recorded = self.signature.spec.shape.k, isinstance(self.session.box, Recorded)
         if recorded:
             self.structures = list(structures(k))
@@ -103,8 +106,11 @@ class SpecSearch(Scoring):
         rules = [(base, *rule) for base in self.bases() for rule in profiles(self.space, base["stages"][0], widths)]
         first = (h for s in self.structures for base, inner, last in rules for h in self._with(base, s, inner, last))
         which = self.rng.permutation(len(self.session.experiments))[:400]
-        if self.best is not None and (wrong := self.rng.permutation(np.flatnonzero(self.best.wrong))[:200]).size:
-            # What the search before did not explain comes first.
+        if (
+            alike
+            and self.best is not None
+            and (wrong := self.rng.permutation(np.flatnonzero(self.best.wrong))[:200]).size
+        ):
             which = np.concatenate([wrong[:20], which[:20], wrong[20:], which[20:]])
         best = self._best(first, which[:40], 24 * BEAM, 0.3)
         best = self._best((x.hypothesis for x in best), which[:128], 8 * BEAM)
@@ -113,10 +119,10 @@ class SpecSearch(Scoring):
                 {**x.hypothesis, "stages": s} for x in best[: 4 * BEAM] for s in interleaved(x.hypothesis["stages"], k)
             )
             best = self._best([*dealt, *(x.hypothesis for x in best)], which[:128], 6 * BEAM)
-        best = self._best((x.hypothesis for x in best), which, 3 * BEAM * each)
+        best = self._best((x.hypothesis for x in best), which, 3 * BEAM * (each if alike else 1))
         whole = [x for x in (self.score(s.hypothesis) for s in best) if x]
         whole.sort(key=lambda x: x.rank)
-        if each == 1:  # later, those that give the same answers are tried as well
+        if not alike:
             whole = list({x.wrong.tobytes(): x for x in whole[::-1]}.values())[::-1]
         return _distinct(whole, each)[: each * BEAM]
 
@@ -271,7 +277,7 @@ class SpecSearch(Scoring):
                         raise
                     # Exchanges show no order that only infinite scales or overflow do.
                     self.structures, whole = [*self.structures, *structures(self.signature.spec.shape.k)], True
-                    starts = self.start(each)
+                    starts = self.start(each, alike=True)
 
     def search(self, starts: list[Scored]) -> Scored:
         """Return a hypothesis that explains every answer: the most promising one is changed, in ever wider steps as long as
