@@ -32,14 +32,13 @@ import numpy as np
 import psutil
 from crowd import crowd
 
-from codesign.explore import run
+from codesign.explore import run, search
 from codesign.explore.load import load_space
 from codesign.explore.points import Point, badness, front
 from codesign.explore.run import ALONE, Round, Runner
 from codesign.explore.search import Search
 from codesign.explore.space import Space
 from codesign.explore.store import Store
-from codesign.explore.surrogate import Surrogate
 from isa_model.checkout import commit_of
 from isa_model.output_files import json_lines, of_command, put, write_file
 
@@ -75,7 +74,7 @@ def volume_of(space: Space, points: Sequence[Point], scale: tuple[Any, Any]) -> 
 
 
 def guided(results: Path) -> list[Row]:
-    """Whole spaces; then the search, TPE alone, and points at random, with a tenth of the points, for ten seeds each."""
+    """Whole spaces; then the search, TPE in its place, and points at random, with a tenth of the points, for ten seeds each."""
     return [row for path in SPACES for row in guided_on(path, Store(results))]
 
 
@@ -92,13 +91,13 @@ def guided_on(path: Path, store: Store) -> list[Row]:
     scale = logs.min(axis=0), logs.max(axis=0) - logs.min(axis=0)
     best, own = volume_of(space, every, scale), {p.name for p in every if p.status == "front"}
 
-    def row(search: str, runs: Sequence[Sequence[Point]]) -> Row:
+    def row(name: str, runs: Sequence[Sequence[Point]]) -> Row:
         shares = sorted(volume_of(space, points, scale) / best for points in runs)
         found = [len(own & {p.name for p in points if p.status == "front"}) for points in runs]
         return {
             "part": "guided",
             "space": space.space,
-            "search": search,
+            "search": name,
             "seeds": len(runs),
             "points": len(runs[0]),
             "in_full": round(mean(sum(p.seeds == space.seeds for p in points) for points in runs)),
@@ -116,8 +115,9 @@ def guided_on(path: Path, store: Store) -> list[Row]:
 
     whole = f"all points, screened with {space.screen} of {space.seeds} seeds" if space.screen else "all points"
     rows = [row(whole, [every]), row("the search", [searched(seed) for seed in range(SEEDS)])]
-    with patch.object(Surrogate, "propose", lambda *_: []):
-        rows.append(row("TPE alone", [searched(seed) for seed in range(SEEDS)]))
+    if tenth <= search.MOST_BY_PROCESSES:
+        with patch.object(search, "MOST_BY_PROCESSES", 0):
+            rows.append(row("TPE", [searched(seed) for seed in range(SEEDS)]))
     return [*rows, row("at random", [random.Random(seed).sample(every, tenth) for seed in range(SEEDS)])]
 
 

@@ -1,7 +1,6 @@
 """Search: which points are computed, with how much evidence, and which are ruled out before.
 
-1. Points: all of a space that fits the budget; of a larger one those that a surrogate and Optuna's TPE propose, a generation at
-   a time.
+1. Points: all of a space that fits the budget; of a larger one those that Optuna proposes, a generation at a time.
 2. Kinds of evidence that take no samples come first. A point that breaks a bound there gets no samples.
 3. With `screen`, the others get few seeds. A point whose whole intervals another one beats, or that certainly breaks a bound,
    gets no more.
@@ -15,7 +14,8 @@ whose results are there already. That replaces a storage of the search's own sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +29,8 @@ from isa_model.diagnostics import InputError, Unavailable
 
 AT_RANDOM = 24
 """Points drawn at random before the search learns from them."""
+MOST_BY_PROCESSES = 250
+"""Largest budget for which Gaussian processes propose points: the time of a proposal grows with the points before it."""
 MOST_ASKED = 20
 """Times the budget that a search may propose points, known ones and impossible ones included."""
 MOST_IN_VAIN = 2000
@@ -160,28 +162,37 @@ class Search:
 
 
 def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) -> None:
-    """Visit points that a search proposes until the budget is spent: three of four by a surrogate, the others by Optuna's TPE.
+    """Visit points that Optuna proposes until the budget is spent: by Gaussian processes, or by TPE if the budget is large.
 
-    Objectives are minimised together (Ozaki et al., Multiobjective Tree-Structured Parzen Estimator, JAIR 73, 2022); a point
-    that breaks a bound loses to one that does not. Raises Unavailable without the extra `explore`, InputError if no point drawn
-    keeps the conditions.
+    Objectives are minimised together, by the hypervolume that a point is expected to add (Daulton et al., NeurIPS 2020), or by
+    tree-structured Parzen estimators (Ozaki et al., JAIR 73, 2022); a point that breaks a bound loses to one that does not.
+    Raises Unavailable without the extra `explore`, InputError if no point drawn keeps the conditions.
     """
-    try:
-        import optuna
-    except ImportError:
+    import numpy as np
+
+    by_processes = space.budget.points <= MOST_BY_PROCESSES
+    if missing := [name for name in ("optuna", *("scipy", "torch") * by_processes) if find_spec(name) is None]:
         message = f"a space of {space.size} points is over its budget of {space.budget.points} and needs a search"
-        raise Unavailable(f"{message}: pip install 'codesign[explore]', or raise budget.points") from None
+        hint = "pip install 'codesign[explore]', or raise budget.points"
+        raise Unavailable(f"{message}, which needs {' and '.join(missing)}: {hint}")
     from warnings import catch_warnings, simplefilter
+
+    import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget, seen = space.budget, dict[tuple[Any, ...], Point]()
+    at_random = max(AT_RANDOM, budget.generation)
     with catch_warnings():
         simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=budget.seed,
-            n_startup_trials=max(AT_RANDOM, budget.generation),
-            multivariate=True,  # axes act together
-            constant_liar=True,  # points of a generation keep away from each other
+        sampler = (
+            optuna.samplers.GPSampler(seed=budget.seed, n_startup_trials=at_random)
+            if by_processes
+            else optuna.samplers.TPESampler(
+                seed=budget.seed,
+                n_startup_trials=at_random,
+                multivariate=True,  # axes act together
+                constant_liar=True,  # points of a generation keep away from each other
+            )
         )
     study = optuna.create_study(directions=["minimize"] * len(space.objectives), sampler=sampler)
     choices: dict[str, Any] = {
@@ -190,17 +201,13 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
         for name, axis in space.axes.items()
     }
-    from codesign.explore.surrogate import Surrogate
-
-    surrogate = Surrogate(space)
     asked, most = 0, max(MOST_ASKED * budget.points, MOST_IN_VAIN)
     while len(seen) < budget.points and asked < most:
         trials: list[tuple[Any, dict[str, Any]]] = []
-        for places in surrogate.propose(seen, budget.generation * 3 // 4) if len(seen) >= AT_RANDOM else ():
-            study.enqueue_trial(places)
         while len(trials) < budget.generation and asked < most:
             asked += 1
-            trial = study.ask(choices)
+            with _one_thread() if by_processes else nullcontext():
+                trial = study.ask(choices)
             settings = {name: axis.choices[trial.params[name]] for name, axis in space.axes.items()}
             if space.allows(settings):
                 trials.append((trial, settings))
@@ -219,4 +226,18 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
             trial.set_constraint("bounds", float(point.status != "not known"))
-            study.tell(trial, [float(v) for v in values])
+            # Processes fit logarithms better; this is one, with the value's sign.
+            study.tell(trial, [float(v) for v in np.arcsinh(values * 1e12)])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: processes are small, and more threads take five times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
