@@ -86,7 +86,8 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("probe", "recorded"): recorded_text,
     ("verification", "blame"): blamed_text,
     **{
-        ("training", name): partial(training_text, name) for name in ("10m-h200", "100m-h200", "tiny", "tiny-fp32-sums")
+        ("training", name): partial(training_text, name)
+        for name in ("10m-h200", "100m-h200", "100m-b-h200", "tiny", "tiny-fp32-sums")
     },
     ("training", "drifts"): drifts_text,
     ("engines", "gpus"): gpus_text,
