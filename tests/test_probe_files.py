@@ -30,7 +30,7 @@ def test_questions_can_be_answered_elsewhere(tmp_path):
             rounds += 1
             lines = parse_questions(direct.signature, (waiting.folder / "questions.txt").read_text().splitlines())
             (waiting.folder / "answers.txt").write_text("".join(f"{int(x):x}\n" for x in direct.ask(lines)))
-    assert rounds == found.counts["rounds"] <= 10
+    assert rounds == found.counts["rounds"] <= 15
     assert canonical(found.spec) == canonical(probe(direct, outputs=200).spec)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from random import Random
 from typing import Any
 
 from codesign.evidence.sampling import Sampling
@@ -201,6 +202,7 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         else optuna.distributions.CategoricalDistribution(tuple(range(len(axis.choices))))
         for name, axis in space.axes.items()
     }
+    rng, vain = Random(budget.seed), 0
     asked, most = 0, max(MOST_ASKED * budget.points, MOST_IN_VAIN)
     while len(seen) < budget.points and asked < most:
         trials: list[tuple[Any, dict[str, Any]]] = []
@@ -209,10 +211,14 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
             with _one_thread() if by_processes else nullcontext():
                 trial = study.ask(choices)
             settings = {name: axis.choices[trial.params[name]] for name, axis in space.axes.items()}
-            if space.allows(settings):
+            allowed = space.allows(settings)
+            vain = 0 if allowed and tuple(settings.values()) not in seen else vain + 1
+            if allowed:
                 trials.append((trial, settings))
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if by_processes and not (allowed and vain < budget.generation):  # processes would propose the same again
+                study.enqueue_trial({name: rng.randrange(len(axis.choices)) for name, axis in space.axes.items()})
             if not trials and not seen and asked >= MOST_IN_VAIN:
                 message = f"none of {asked} points drawn from {space.size} keeps the conditions of `where`"
                 raise InputError.of(message, "conditions that more points keep, or axes with fewer values")
