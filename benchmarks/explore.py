@@ -115,8 +115,8 @@ def guided_on(path: Path, store: Store) -> list[Row]:
 
     whole = f"all points, screened with {space.screen} of {space.seeds} seeds" if space.screen else "all points"
     rows = [row(whole, [every]), row("the search", [searched(seed) for seed in range(SEEDS)])]
-    if tenth <= search.MOST_BY_PROCESSES:
-        with patch.object(search, "MOST_BY_PROCESSES", 0):
+    if tenth <= search.MOST_GAUSSIAN:
+        with patch.object(search, "MOST_GAUSSIAN", 0):
             rows.append(row("TPE", [searched(seed) for seed in range(SEEDS)]))
     return [*rows, row("at random", [random.Random(seed).sample(every, tenth) for seed in range(SEEDS)])]
 

@@ -55,6 +55,6 @@ def test_few_points_find_most_of_a_front(found, monkeypatch):
     pytest.importorskip("scipy")
     pytest.importorskip("torch")
     share = found(52, 4)
-    monkeypatch.setattr(search, "MOST_BY_PROCESSES", 0)
+    monkeypatch.setattr(search, "MOST_GAUSSIAN", 0)
     assert share > 0.95
     assert found(52, 4) < share

@@ -30,7 +30,7 @@ from isa_model.diagnostics import InputError, Unavailable
 
 AT_RANDOM = 24
 """Points drawn at random before the search learns from them."""
-MOST_BY_PROCESSES = 250
+MOST_GAUSSIAN = 250
 """Largest budget for which Gaussian processes propose points: the time of a proposal grows with the points before it."""
 MOST_ASKED = 20
 """Times the budget that a search may propose points, known ones and impossible ones included."""
@@ -171,8 +171,8 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
     """
     import numpy as np
 
-    by_processes = space.budget.points <= MOST_BY_PROCESSES
-    if missing := [name for name in ("optuna", *("scipy", "torch") * by_processes) if find_spec(name) is None]:
+    gaussian = space.budget.points <= MOST_GAUSSIAN
+    if missing := [name for name in ("optuna", *("scipy", "torch") * gaussian) if find_spec(name) is None]:
         message = f"a space of {space.size} points is over its budget of {space.budget.points} and needs a search"
         hint = "pip install 'codesign[explore]', or raise budget.points"
         raise Unavailable(f"{message}, which needs {' and '.join(missing)}: {hint}")
@@ -187,7 +187,7 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = (
             optuna.samplers.GPSampler(seed=budget.seed, n_startup_trials=at_random)
-            if by_processes
+            if gaussian
             else optuna.samplers.TPESampler(
                 seed=budget.seed,
                 n_startup_trials=at_random,
@@ -208,7 +208,7 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
         trials: list[tuple[Any, dict[str, Any]]] = []
         while len(trials) < budget.generation and asked < most:
             asked += 1
-            with _one_thread() if by_processes else nullcontext():
+            with _one_thread() if gaussian else nullcontext():
                 trial = study.ask(choices)
             settings = {name: axis.choices[trial.params[name]] for name, axis in space.axes.items()}
             allowed = space.allows(settings)
@@ -217,7 +217,7 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
                 trials.append((trial, settings))
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if by_processes and not (allowed and vain < budget.generation):  # processes would propose the same again
+            if gaussian and not (allowed and vain < budget.generation):  # the sampler would propose the same again
                 study.enqueue_trial({name: rng.randrange(len(axis.choices)) for name, axis in space.axes.items()})
             if not trials and not seen and asked >= MOST_IN_VAIN:
                 message = f"none of {asked} points drawn from {space.size} keeps the conditions of `where`"
@@ -232,13 +232,13 @@ def propose(space: Space, visit: Callable[[Sequence[Settings]], list[Point]]) ->
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
             trial.set_constraint("bounds", float(point.status != "not known"))
-            # Processes fit logarithms better; this is one, with the value's sign.
+            # Gaussian processes fit logarithms better; this is one, with the value's sign.
             study.tell(trial, [float(v) for v in np.arcsinh(values * 1e12)])
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: processes are small, and more threads take five times as long."""
+    """Let torch compute in one thread: the matrices of Gaussian processes are small here, and more threads only wait."""
     import torch
 
     before = torch.get_num_threads()
