@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,39 +29,53 @@ def code_dtype(fmt: Format) -> np.dtype[Any]:
     return np.dtype(f"u{fmt.storage_bits // 8}")
 
 
-@cache
+_OF_NUMPY = {
+    "fp64": "float64",
+    "fp32": "float32",
+    "tf32": "float32",
+    "fp16": "float16",
+    "int64": "int64",
+    "int32": "int32",
+    "int16": "int16",
+    "int8": "int8",
+}
+_OF_ML_DTYPES = {
+    "bf16": "bfloat16",
+    "e4m3": "float8_e4m3fn",
+    "e4m3fn": "float8_e4m3fn",
+    "e4m3ieee": "float8_e4m3",
+    "e3m4": "float8_e3m4",
+    "e5m2": "float8_e5m2",
+    "e3m2": "float6_e3m2fn",
+    "e2m3": "float6_e2m3fn",
+    "e2m1": "float4_e2m1fn",
+    "e4m3fnuz": "float8_e4m3fnuz",
+    "e5m2fnuz": "float8_e5m2fnuz",
+    "e4m3b11fnuz": "float8_e4m3b11fnuz",
+    "ue8m0": "float8_e8m0fnu",
+    "int4": "int4",
+    "uint4": "uint4",
+}
+
+
 def value_dtypes() -> dict[str, np.dtype[Any]]:
     """Return the numpy and ml_dtypes dtypes whose bits are the codes of one of our formats, by the format's name."""
-    return {
-        "fp64": np.dtype(np.float64),
-        "fp32": np.dtype(np.float32),
-        "tf32": np.dtype(np.float32),
-        "fp16": np.dtype(np.float16),
-        "bf16": np.dtype(ml_dtypes.bfloat16),
-        "e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
-        "e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-        "e4m3ieee": np.dtype(ml_dtypes.float8_e4m3),
-        "e3m4": np.dtype(ml_dtypes.float8_e3m4),
-        "e5m2": np.dtype(ml_dtypes.float8_e5m2),
-        "e3m2": np.dtype(ml_dtypes.float6_e3m2fn),
-        "e2m3": np.dtype(ml_dtypes.float6_e2m3fn),
-        "e2m1": np.dtype(ml_dtypes.float4_e2m1fn),
-        "e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
-        "e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
-        "e4m3b11fnuz": np.dtype(ml_dtypes.float8_e4m3b11fnuz),
-        "ue8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
-        "int64": np.dtype(np.int64),
-        "int32": np.dtype(np.int32),
-        "int16": np.dtype(np.int16),
-        "int8": np.dtype(np.int8),
-        "int4": np.dtype(ml_dtypes.int4),
-        "uint4": np.dtype(ml_dtypes.uint4),
-    }
+    return {name: _value_dtype(name) for name in (*_OF_NUMPY, *_OF_ML_DTYPES)}
+
+
+@cache
+def _value_dtype(name: str) -> np.dtype[Any]:
+    if name in _OF_NUMPY:
+        return np.dtype(_OF_NUMPY[name])
+    import ml_dtypes  # here, since version 0.7 takes most of a second
+
+    return np.dtype(getattr(ml_dtypes, _OF_ML_DTYPES[name]))
 
 
 def dtype_of(fmt: Format) -> np.dtype[Any]:
     """Return the dtype of arrays in this format: that of numpy or ml_dtypes if there is one, otherwise `code_dtype`."""
-    return value_dtypes().get(fmt.name, code_dtype(fmt)) if FORMATS.get(fmt.name, fmt) == fmt else code_dtype(fmt)
+    known = fmt.name in _OF_NUMPY or fmt.name in _OF_ML_DTYPES
+    return _value_dtype(fmt.name) if known and FORMATS.get(fmt.name, fmt) == fmt else code_dtype(fmt)
 
 
 def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
@@ -75,8 +88,8 @@ def to_codes(fmt: Format, x: ArrayLike, name: str = "x") -> Codes:
     """
     require("fmt", fmt, Format, "isa_model.named gives a Format")
     array = array_of(name, x)
-    own, raw = dtype_of(fmt), code_dtype(fmt)
-    if array.dtype not in (own, raw):
+    raw = code_dtype(fmt)
+    if array.dtype != raw and array.dtype != (own := dtype_of(fmt)):
         names = f"{own}" if own == raw else f"{own}, or {raw} codes"
         raise ValueError(
             f"{name}: an array of {fmt.name} has dtype {names}; got {array.dtype} {array.shape}; encode it first"
@@ -328,8 +341,10 @@ def _encode_powers_of_two(x: NDArray[np.float32], up: bool) -> Codes:
 
 def _encode_by_ml_dtypes(fmt: Format, x: NDArray[np.float32]) -> Codes | None:
     """Return the codes of a saturating cast by ml_dtypes, which is several times faster; None if it has no such format."""
+    if fmt.kind != "float" or not (fmt.signed and fmt.nan_code is not None and fmt.storage_bits == 8):
+        return None
     own = dtype_of(fmt)
-    if own.kind != "V" or not (fmt.signed and fmt.nan_code is not None and fmt.storage_bits == 8):
+    if own.kind != "V":
         return None
     top = np.float32(decode(fmt, fmt.max_finite_magnitude).exact())
     codes: Codes = np.clip(x, -top, top).astype(own).view(code_dtype(fmt))

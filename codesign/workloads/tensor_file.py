@@ -92,14 +92,14 @@ def read(path: Path, name: str) -> NDArray[np.float32]:
         with npz.opened(path) as file:
             stored = file.read(name)
     else:
-        import ml_dtypes
-
-        types: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+        types = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
         with _opened(path) as raw:
             base = _safetensors(path, raw)[1]
             raw.seek(base + tensor.start)
             content = raw.read(tensor.stop - tensor.start)
         stored = np.frombuffer(content, types[tensor.dtype]).reshape(tensor.shape)
+        if tensor.dtype == "BF16":  # the upper half of an FP32
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
         values: NDArray[np.float32] = stored.astype(np.float32)
     if not (finite := np.isfinite(values)).all():

@@ -150,10 +150,6 @@ def to_bf16(x: Any) -> NDArray[np.float32]:
 def recorded(where: Recorded) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Both captured matrices of a GEMM as they were taken (activations and gradients tokens first, weights outputs first),
     rounded to BF16. Raises InputError as `tensor_file.read`."""
-    import ml_dtypes
-    import numpy as np
-
     from codesign.workloads.tensor_file import read
 
-    a, b = (read(where.file, key).astype(ml_dtypes.bfloat16).astype(np.float32) for key in (where.a, where.b))
-    return a, b
+    return to_bf16(read(where.file, where.a)), to_bf16(read(where.file, where.b))
