@@ -334,8 +334,10 @@ def _encode_powers_of_two(x: NDArray[np.float32], up: bool) -> Codes:
     """Return the codes in ue8m0 of positive numbers rounded up or down; those beyond its numbers become the nearest one."""
     bits = x.view(np.uint32)
     if up:
-        bits = np.where(bits > 0x400000, bits + 0x7FFFFF, 0)  # up to 2**-127, a subnormal number of FP32, the code is 0
-    codes: Codes = np.minimum(bits >> 23, 254).astype(np.uint8)
+        large = bits + 0x7FFFFF
+        bits = np.where(bits > 0x400000, large, 0) if (x < 2.0**-126).any() else large  # up to 2**-127 the code is 0
+    exponents = bits >> 23
+    codes: Codes = np.minimum(exponents, 254, out=exponents).astype(np.uint8)
     return codes
 
 

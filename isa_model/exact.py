@@ -59,7 +59,8 @@ class _Matrix(ctypes.Structure):
 
 def _compiled_dot(a: Any, b: Any, scale_a: Any, scale_b: Any) -> Float64 | None:
     """Return `dot` by exact.c; None without a C compiler, and for operands that it does not take."""
-    function = shipped("exact.c")
+    # No product is rounded, so that it may be fused with the sum.
+    function = shipped("exact.c", ("-ffp-contract=fast",))
     if function is None or a.shape[:-2] != b.shape[:-2]:
         return None
     shape = a.shape[:-2]

@@ -89,10 +89,10 @@ def load(text: str, flags: tuple[str, ...]) -> Any:
 
 
 @cache
-def shipped(name: str) -> Any:
-    """Return the function of a C file in this folder; None without a C compiler."""
+def shipped(name: str, flags: tuple[str, ...] = ()) -> Any:
+    """Return the function of a C file in this folder, compiled with further flags; None without a C compiler."""
     try:
-        return load((Path(__file__).parent / name).read_text(), FLAGS)
+        return load((Path(__file__).parent / name).read_text(), (*FLAGS, *flags))
     except NoCompiler:
         return None
 

@@ -56,8 +56,36 @@ typedef struct {
   int bits;     /* of the longest significand */
 } Extent;
 
+/* Measure a row of floats as `measure` does; return 0 where float holds no lowest bit. */
+static int measure_floats(const float *x, long k, Extent *extent) {
+  const int32_t infinite = 0x7F800000;
+  int32_t largest = 0, unit = infinite, mantissas = 0;
+  for (long i = 0; i < k; ++i) {
+    const float size = fabsf(x[i]);
+    int32_t bits, low;
+    float rest;
+    memcpy(&bits, &size, 4);
+    const int32_t above = bits & (bits - 1), mantissa = bits & 0x7FFFFF;
+    memcpy(&rest, &above, 4);
+    rest = size - rest; /* lowest bit that is set */
+    memcpy(&low, &rest, 4);
+    const int32_t place = bits == 0 ? infinite : mantissa ? low : bits;
+    mantissas |= mantissa;
+    largest = bits > largest ? bits : largest;
+    unit = place < unit ? place : unit;
+  }
+  if (largest == 0 || largest >= infinite || unit < 1 << 23) return 0;
+  int bits = 24;
+  while (bits > 1 && !(mantissas >> (24 - bits) & 1)) --bits;
+  const int high = (largest >> 23) - 126, low = (unit >> 23) - 127;
+  *extent = (Extent){high, high - low, bits};
+  return 1;
+}
+
 /* Measure a row. Magnitudes are compared by their bits, as integers, which compilers turn into vector code. */
 static int measure(const Matrix *x, long batch, long row, long k, Extent *extent) {
+  if (!x->is_double && x->column == 1 && measure_floats((const float *)x->from + batch * x->batch + row * x->row, k, extent))
+    return DONE;
   double part[CHUNK];
   const int64_t infinite = 0x7FFll << 52;
   int64_t largest = 0, unit = infinite, mantissas = 0;

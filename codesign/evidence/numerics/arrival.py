@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from codesign.evidence.numerics.lines import DrawnLines, Lines, filled
@@ -27,6 +29,32 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Passed:
+    """Lines after the steps of a path, before they are multiplied or cast again."""
+
+    start: Any
+    """Elements before the first step (seeds, lines, width)."""
+    outside: Float64
+    """Factor of the whole tensor, by which lines were divided (seeds, lines)."""
+    cut: Float64
+    """Elements of each line beyond the largest number of a step, which they became (seeds, lines)."""
+    last: Quantised | NDArray[np.float32]
+    """Result of the last step; after LogFMT, its numbers."""
+    reach: tuple[int, int]
+    """Lines and elements of K that share a scale of the last step."""
+
+    @cached_property
+    def values(self) -> Any:
+        """Elements after the steps (seeds, lines, width), float32."""
+        numbers = self.last.passed_on() if isinstance(self.last, Quantised) else self.last
+        return numbers.reshape(self.start.shape)
+
+
+Arrivals = dict[Hashable, Passed]
+"""Lines after the steps of paths, by all that determines them besides the lines; casts of one path share them."""
+
+
 def arrived(
     steps: tuple[Step, ...],
     cast: Cast,
@@ -35,23 +63,71 @@ def arrived(
     width: int,
     tensor_floor: float | None,
     tokens_along_k: bool,
+    known: Arrivals | None = None,
 ) -> Operand:
     """Return lines of a tensor after the steps of a path, in an instruction's formats; otherwise as `quantised`.
 
     The result of the last step is multiplied as it is if the instruction takes its format and scales. Otherwise it is cast
-    once more, as any other operand. If groups of the path include lines that are not computed, the largest element of those
-    lines at each k passes through the steps, too; with LogFMT, whose tiles have a range, so does the smallest.
+    once more, as any other operand. `known` keeps what the steps made of the same lines.
+    """
+    factored = None
+    if tensor_floor is not None and scaled and is_narrow(scaled.format):
+        if any(s.scale and is_narrow(s.scale) for s in steps):
+            # A narrow scale format on the path needs the tensor's scale, too.
+            factored, tensor_floor = (cast, scaled, tensor_floor), None
+    known = {} if known is None else known
+    key = steps, lines.total, width, tokens_along_k, factored
+    if key not in known:
+        known[key] = _passed(steps, lines, width, tokens_along_k, factored)
+    passed = known[key]
+    last, (reach, along), made = steps[-1], passed.reach, passed.last
+    suits = (
+        scaled is not None
+        and last.to == cast.to
+        and last.scale is not None
+        and (last.scale == scaled.format or scaled.format.name == "fp32")
+        and reach % scaled.lines == 0
+        and along % scaled.elements == 0
+    )
+    if suits and isinstance(made, Quantised) and scaled is not None:
+        shape = passed.start.shape
+        rows, columns = made.cast.group or shape[1:]
+        numbers = spread(
+            made.scale_values(), (rows, columns // scaled.elements), (len(made.codes), width // scaled.elements)
+        ).reshape(*shape[:2], -1)
+        elements = made.made.numbers.reshape(shape)
+        nonzero, lost = lost_elements(passed.start, elements)
+        scales = encode_array(scaled.format, numbers)
+        return Operand(made.codes.reshape(shape), scales, elements, numbers, passed.outside, nonzero, lost, passed.cut)
+    again = replace(lines, x=passed.values[:, :, : lines.x.shape[2]])
+    operand = quantised(cast, scaled, again, width, tensor_floor)
+    nonzero, lost = lost_elements(passed.start, operand.elements)
+    return replace(
+        operand, factor=operand.factor * passed.outside, nonzero=nonzero, lost=lost, cut=operand.cut + passed.cut
+    )
+
+
+def _passed(
+    steps: tuple[Step, ...],
+    lines: Lines,
+    width: int,
+    tokens_along_k: bool,
+    factored: tuple[Cast, Scaled, float] | None,
+) -> Passed:
+    """Return lines after the steps of a path; with `factored`, divided by the scale of the whole tensor before.
+
+    If groups of the path include lines that are not computed, the largest element of those lines at each k passes through the
+    steps, too; with LogFMT, whose tiles have a range, so does the smallest.
     """
     import numpy as np
 
     x = filled(lines.x, width)
     factor = np.ones((*x.shape[:2], 1), np.float32)
-    narrow = scaled is not None and is_narrow(scaled.format)
-    if tensor_floor is not None and scaled and narrow and any(s.scale and is_narrow(s.scale) for s in steps):
-        # A narrow scale format on the path needs the tensor's scale, too.
-        factor, tensor_floor = tensor_factor(cast, scaled, x, lines, tensor_floor), None
+    if factored:
+        cast, scaled, floor = factored
+        factor = tensor_factor(cast, scaled, x, lines, floor)
         x = x / factor
-    shape, outside = x.shape, factor[..., 0].astype(np.float64)
+    shape = x.shape
 
     def group(step: Step) -> tuple[int, int]:
         return group_of(step, lines.total, width, tokens_along_k)
@@ -81,38 +157,16 @@ def arrived(
         own = regrouped(step)
         before = quantise(own, passed, scales_of_step(own, passed, before))
         passed, overflow = before.passed_on(), overflow + before.overflow
-    last, (reach, along) = steps[-1], group(steps[-1])
+    last = steps[-1]
     if last.reads == "original":
         passed, overflow = original, 0.0
-    start = original[::each].reshape(shape)
     cut: Any = np.full(shape[:2], overflow * width)
+    start, outside = original[::each].reshape(shape), factor[..., 0].astype(np.float64)
     if last.logfmt is not None:
-        values = _logarithmic(last, passed, lines, each, tokens_along_k, alone=True).astype(np.float32)
-    else:
-        made = _alone(regrouped(last), passed, before, each)
-        cut = cut + made.made.beyond.reshape(shape[:2])
-        suits = (
-            scaled is not None
-            and last.to == cast.to
-            and last.scale is not None
-            and (last.scale == scaled.format or scaled.format.name == "fp32")
-            and reach % scaled.lines == 0
-            and along % scaled.elements == 0
-        )
-        if suits and scaled is not None:
-            rows, columns = made.cast.group or shape[1:]
-            numbers = spread(
-                made.scale_values(), (rows, columns // scaled.elements), (len(made.codes), width // scaled.elements)
-            ).reshape(*shape[:2], -1)
-            elements = made.made.numbers.reshape(shape)
-            nonzero, lost = lost_elements(start, elements)
-            scales = encode_array(scaled.format, numbers)
-            return Operand(made.codes.reshape(shape), scales, elements, numbers, outside, nonzero, lost, cut)
-        values = made.passed_on()
-    again = replace(lines, x=values.reshape(shape)[:, :, : lines.x.shape[2]])
-    operand = quantised(cast, scaled, again, width, tensor_floor)
-    nonzero, lost = lost_elements(start, operand.elements)
-    return replace(operand, factor=operand.factor * outside, nonzero=nonzero, lost=lost, cut=operand.cut + cut)
+        numbers = _logarithmic(last, passed, lines, each, tokens_along_k, alone=True).astype(np.float32)
+        return Passed(start, outside, cut, numbers, group(last))
+    made = _alone(regrouped(last), passed, before, each)
+    return Passed(start, outside, cut + made.made.beyond.reshape(shape[:2]), made, group(last))
 
 
 def group_of(step: Step, lines: int, width: int, tokens_along_k: bool) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from codesign.evidence.numerics.arrival import arrived, group_of
+from codesign.evidence.numerics.arrival import Arrivals, arrived, group_of
 from codesign.evidence.numerics.lines import DrawnLines, Lines, drawn
 from codesign.evidence.numerics.operands import Operand, Scaled, is_narrow, pruned, quantised
 from codesign.evidence.numerics.products import exact, multiplier, of_seed, together
@@ -146,6 +146,7 @@ class Trial:
         self.seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
         self._lines: dict[Hashable, Lines] = beside._lines if beside else {}
         self._operands: dict[Key, Operand] = beside._operands if beside else {}
+        self._arrivals: dict[Hashable, Arrivals] = beside._arrivals if beside else {}
         self._exact: dict[Any, Float64] = beside._exact if beside else {}
         self.kept: dict[Hashable, tuple[Any, Compared]] = beside.kept if beside else {}
         """What a caller found for each outcome of this trial and those beside it, by `about`, with the variant."""
@@ -223,7 +224,7 @@ class Trial:
             return self
         nothing, alone = np.empty((0, 0, 0), np.float32), copy(self)
         alone._operands = {key: replace(operand, elements=nothing) for key, operand in self._operands.items()}
-        alone._exact, alone.kept, alone._lines = dict(self._exact), dict(self.kept), {}
+        alone._exact, alone.kept, alone._lines, alone._arrivals = dict(self._exact), dict(self.kept), {}, {}
         alone.a, alone.b = self.a.without_numbers(), self.b.without_numbers()
         return alone
 
@@ -232,6 +233,7 @@ class Trial:
         self._derived.clear()
         if len(self._operands) > most:
             self._operands.clear()
+            self._arrivals.clear()
             self._exact.clear()
 
     def under(self, rule: Quantisation) -> Trial:
@@ -318,7 +320,8 @@ class Trial:
                 sliced, run = key.slices
                 made = in_slices(key.cast, *sliced, lines, key.width, run, int(which == "b"))
             elif key.steps:
-                made = arrived(key.steps, key.cast, key.scaled, lines, key.width, key.floor, key.turned)
+                known = self._arrivals.setdefault(key.drawn, {})
+                made = arrived(key.steps, key.cast, key.scaled, lines, key.width, key.floor, key.turned, known)
             else:
                 made = quantised(key.cast, key.scaled, lines, key.width, key.floor, seed=int(which == "b"))
             found = self._operands[key] = pruned(made, key.sparsity) if key.sparsity else made
