@@ -35,13 +35,13 @@ class Subject:
     model: bool = False
     """True if a language model may be run, which takes a minute or two."""
     evidence: tuple[Evidence, ...] = ()
-    """Evidence from the sources before this one."""
+    """Evidence from the sources before this one that do not work in the pool."""
     synthesis: bool = False
     """True if `figures` may synthesise a unit without a cost record, which takes minutes."""
 
     @property
     def figures(self) -> Iterable[Figure]:
-        """Figures from the sources before this one."""
+        """Figures of `evidence`."""
         return (f for evidence in self.evidence for f in evidence.figures)
 
 
@@ -117,6 +117,8 @@ class Source:
 
     doing: str
     """Name of the phase that a user sees while the source gathers."""
+    in_pool: bool = False
+    """True if the source works in the pool of processes and needs no earlier evidence: it gathers beside the others."""
 
     def gather(self, subject: Subject) -> Evidence:
         """Return all evidence on a subject; without figures if there is none."""

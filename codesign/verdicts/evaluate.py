@@ -15,7 +15,7 @@ from typing import Any
 from codesign.commit import commit
 from codesign.evidence.progress import CountingExecutor, Phase
 from codesign.evidence.sampling import Sampling
-from codesign.evidence.source import Subject, sources
+from codesign.evidence.source import Source, Subject, sources
 from codesign.figures.evidence import Evidence
 from codesign.figures.figure import Figure
 from codesign.proposal import manual
@@ -85,7 +85,7 @@ def evaluate(
 
     `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
-    evidence: tuple[Evidence, ...] = ()
+    gathered: dict[str, Evidence] = {}
     # A daemon may have no children.
     with threads() as local, nullcontext(local) if current_process().daemon else pool() as executor:
 
@@ -93,9 +93,17 @@ def evaluate(
             phase(doing, 0, 0)
             return CountingExecutor(executor, partial(phase, doing))
 
-        for source in sources().values():
-            subject = Subject(proposal, sampling, counting(source.doing), train, model, evidence)
-            evidence += (source.gather(subject),)
+        def gather(source: Source) -> Evidence:
+            known = tuple(gathered.values())
+            return source.gather(Subject(proposal, sampling, counting(source.doing), train, model, known))
+
+        waiting = {}
+        if executor is not local:
+            waiting = {kind: local.submit(gather, source) for kind, source in sources().items() if source.in_pool}
+        for kind, source in sources().items():
+            if kind not in waiting:
+                gathered[kind] = gather(source)
+        evidence = tuple(waiting[kind].result() if kind in waiting else gathered[kind] for kind in sources())
         figures = tuple(figure for found in evidence for figure in found.figures)
         ask = asker(sampling, counting("measuring again what decides"), local)
         verdicts = refine(proposal, judge(proposal, figures, ask), figures, ask)

@@ -71,6 +71,7 @@ class Casts(Source):
     """Errors of the tensors that a path delivers, by the bit-exact model."""
 
     doing = "casting"
+    in_pool = True
 
     def gather(self, subject: Subject) -> Evidence:
         """Return the figures of the proposal's path, today's, and one exact cast, on every operand that the path carries."""

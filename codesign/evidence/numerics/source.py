@@ -97,6 +97,7 @@ class Numerics(Source):
     """Errors of GEMMs by the bit-exact model, on sampled operands."""
 
     doing = "sampling"
+    in_pool = True
 
     def gather(self, subject: Subject) -> Evidence:
         """Run every trial of the proposal and return its figures and plots."""
