@@ -69,7 +69,8 @@ def _value_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(_OF_NUMPY[name])
     import ml_dtypes  # here, since version 0.7 takes most of a second
 
-    return np.dtype(getattr(ml_dtypes, _OF_ML_DTYPES[name]))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _OF_ML_DTYPES[name]))
+    return found
 
 
 def dtype_of(fmt: Format) -> np.dtype[Any]:

@@ -288,7 +288,7 @@ def scales_of(cast: Cast, largest: NDArray[np.float32], full: float | None = Non
     """
     import numpy as np
 
-    from isa_model.array_codec import encode_array
+    from isa_model.elements import codes_of
 
     assert cast.scale is not None
     full = full or cast.full
@@ -304,4 +304,4 @@ def scales_of(cast: Cast, largest: NDArray[np.float32], full: float | None = Non
     if small.any():
         quotient[small] = np.ceil(largest[small].astype(np.float64) / full * 2.0**149) * 2.0**-149
     rounding = Rounding.NEAREST_EVEN if cast.scale.name == "fp32" else cast.scale_rounding
-    return encode_array(cast.scale, quotient, rounding, "saturate")
+    return codes_of(cast.scale, rounding, quotient)

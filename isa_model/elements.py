@@ -69,6 +69,13 @@ def elements_of(
     return Elements(codes, numbers, *counts.T)
 
 
+def codes_of(to: Format, rounding: Rounding, x: NDArray[np.float32]) -> Codes:
+    """Return the codes of numbers that are not negative, rounded to a format and saturated, as `encode_array` does."""
+    if to == FP32 or not _compiles(to, rounding) or shipped("cast.c") is None:
+        return encode_array(to, x, rounding, "saturate")
+    return elements_of(to, rounding, None, x.reshape(1, -1), np.ones((1, 1)), FP32).codes.reshape(x.shape)
+
+
 def _by_numpy(
     to: Format, rounding: Rounding, group: Group, x: NDArray[np.float32], scales: Float64, scale_format: Format
 ) -> Elements:

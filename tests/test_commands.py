@@ -206,7 +206,7 @@ def test_an_evaluation_names_its_phases_and_ends_them():
         lambda *heard: told.append(heard),
     )
     names = list(dict.fromkeys(name for name, _, _ in told))
-    assert sorted(names[:-1]) == sorted(source.doing for source in sources().values())
+    assert sorted(names[:-1]) == sorted(source.doing for source in sources().values() if source.in_pool)
     assert names[-1] == "measuring again what decides"
     for name in ("sampling", "measuring again what decides"):
         last = [(done, total) for heard, done, total in told if heard == name][-1]

@@ -8,6 +8,7 @@ from toy_sweep import ERROR, PLAIN, figure, swept, toy
 from codesign.evidence.casts.source import Delivered
 from codesign.evidence.numerics.other_cases import other_cases, other_lengths, with_groups
 from codesign.evidence.numerics.source import SOURCE, multiplying
+from codesign.evidence.sampling import Sampling
 from codesign.figures.figure import Alternative
 from codesign.proposal.load import load_proposal
 from codesign.proposal.proposal import Claim
@@ -96,6 +97,18 @@ def test_a_case_that_was_evaluated_already_is_not_computed_again():
     assert cases["outliers"] == (0.5, 0.5, 0.5)
     assert "outliers" in {q.tensors for q in lab.asked}
     assert "uniform" not in {q.tensors for q in lab.asked}
+
+
+def test_other_cases_are_computed_on_half_of_the_seeds():
+    """A case beside a figure takes half of the seeds, but enough for an interval; fresh figures and searches take theirs."""
+    about = toy(PLAIN, workload="deepseek-v3")
+    found = figure(0.2, tensors="normal")
+    case, search = SOURCE.cases(about, about.claims[0], found)[0].question, SOURCE.again(about, about.claims[0], found)
+    for seeds, left in ((16, 8), (40, 20), (10, 8), (4, 4)):
+        sampling = Sampling(seeds=tuple(range(seeds)))
+        assert case.sampled(sampling).seeds == sampling.seeds[:left]
+        assert search.sampled(sampling).seeds == sampling.seeds
+    assert case.data != search.data
 
 
 def test_cases_that_the_evidence_has_are_kept():

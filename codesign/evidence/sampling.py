@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codesign.figures.intervals import FEWEST_CLUSTERS
 from isa_model.stage import Spec
 
 ROWS, COLUMNS = (2, 4096), (1, 128)
@@ -27,6 +28,10 @@ class Sampling(Spec):
         """Return the sampling at a length of K: beyond `LONGEST`, fewer rows and columns with as many elements in all."""
         rows, columns = (min(lines, max(lines * LONGEST // k, FEWEST)) for lines in (self.rows, self.columns))
         return self.model_copy(update={"rows": rows, "columns": columns})
+
+    def half(self) -> Sampling:
+        """Return the same sampling on half of the seeds, but on enough for an interval if there are."""
+        return self.model_copy(update={"seeds": self.seeds[: max(len(self.seeds) // 2, FEWEST_CLUSTERS)]})
 
     def fresh(self) -> Sampling:
         """Return the same sampling on the same number of other seeds."""

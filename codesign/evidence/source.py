@@ -60,6 +60,8 @@ class Question:
     """Variant to which ratios are wanted; None: no ratios."""
     fresh: bool = False
     """True for fresh seeds, twice as many, on which no other figure was computed."""
+    aside: bool = False
+    """True for half of the seeds: a case that is shown beside a figure, and that no claim is judged on."""
     levels: tuple[float, ...] = (0.95,)
     """Levels of the intervals wanted."""
 
@@ -71,7 +73,7 @@ class Question:
     @property
     def data(self) -> Hashable:
         """Value that is equal for questions on the same tensors, which are drawn once for all of them."""
-        return type(self), self.gemm, self.tensors, self.fresh
+        return type(self), self.gemm, self.tensors, self.fresh, self.aside
 
     @property
     def in_process(self) -> bool:
@@ -80,6 +82,10 @@ class Question:
 
     def sampled(self, sampling: Sampling) -> Sampling:
         """Return the sampling of this question, given that of the evaluation."""
+        if self.aside:
+            return sampling.model_copy(
+                update={"seeds": sampling.seeds[: max(len(sampling.seeds) // 2, FEWEST_CLUSTERS)]}
+            )
         if not self.fresh:
             return sampling
         first = sampling.fresh()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -89,17 +90,19 @@ def evaluate(
     # A daemon may have no children.
     with threads() as local, nullcontext(local) if current_process().daemon else pool() as executor:
 
-        def counting(doing: str) -> CountingExecutor:
-            phase(doing, 0, 0)
+        def counting(doing: str, told: bool = True) -> CountingExecutor:
+            if told:
+                phase(doing, 0, 0)
             return CountingExecutor(executor, partial(phase, doing))
 
         def gather(source: Source) -> Evidence:
             known = tuple(gathered.values())
-            return source.gather(Subject(proposal, sampling, counting(source.doing), train, model, known))
+            told = source.in_pool or not waiting or train or model  # the others take a second, beside those in the pool
+            return source.gather(Subject(proposal, sampling, counting(source.doing, told), train, model, known))
 
-        waiting = {}
+        waiting: dict[str, Future[Evidence]] = {}
         if executor is not local:
-            waiting = {kind: local.submit(gather, source) for kind, source in sources().items() if source.in_pool}
+            waiting |= {kind: local.submit(gather, source) for kind, source in sources().items() if source.in_pool}
         for kind, source in sources().items():
             if kind not in waiting:
                 gathered[kind] = gather(source)

@@ -71,10 +71,10 @@ def arrived(
     once more, as any other operand. `known` keeps what the steps made of the same lines.
     """
     factored = None
-    if tensor_floor is not None and scaled and is_narrow(scaled.format):
-        if any(s.scale and is_narrow(s.scale) for s in steps):
-            # A narrow scale format on the path needs the tensor's scale, too.
-            factored, tensor_floor = (cast, scaled, tensor_floor), None
+    narrow = any(s.scale and is_narrow(s.scale) for s in steps)
+    if narrow and tensor_floor is not None and scaled and is_narrow(scaled.format):
+        # A narrow scale format on the path needs the tensor's scale, too.
+        factored, tensor_floor = (cast, scaled, tensor_floor), None
     known = {} if known is None else known
     key = steps, lines.total, width, tokens_along_k, factored
     if key not in known:

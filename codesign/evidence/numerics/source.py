@@ -69,7 +69,7 @@ class Multiplied(Question):
     @property
     def data(self) -> Hashable:
         """Value that is equal for questions on tensors of one source and length of K."""
-        return type(self), drawn_together(self.gemm, self.tensors), self.fresh
+        return type(self), drawn_together(self.gemm, self.tensors), self.fresh, self.aside
 
     @property
     def in_process(self) -> bool:
@@ -146,11 +146,14 @@ class Numerics(Source):
             OtherCase(
                 case.assumption,
                 case.other,
-                self._ask(
-                    proposal if case.rule == proposal.rule else proposal.quantised(case.rule),
-                    claim,
-                    case.gemm,
-                    case.tensors,
+                replace(
+                    self._ask(
+                        proposal if case.rule == proposal.rule else proposal.quantised(case.rule),
+                        claim,
+                        case.gemm,
+                        case.tensors,
+                    ),
+                    aside=True,
                 ),
             )
             for case in found
@@ -293,7 +296,8 @@ def _method(proposal: Proposal, sampling: Sampling) -> tuple[str, ...]:
         "Figures are pooled over all tensors of the source, each with the same weight. Intervals are 95 % confidence "
         "intervals of the pooled value with seeds as clusters. All variants share the seeds, so intervals of ratios "
         f"are paired. With fewer than {FEWEST_CLUSTERS} seeds or {FEWEST_OUTPUTS} "
-        "outputs in all there is no interval, and nothing is decided.",
+        "outputs in all there is no interval, and nothing is decided. Other cases of a deciding figure are computed on the "
+        f"first {len(sampling.half().seeds)} seeds.",
         f"Shapes: {'; '.join(sorted({model_source(w) for w in proposal.workloads}))}.",
         *(f"Tensors `{name}`: {SOURCES[name].description}" for name in proposal.tensors),
     )
