@@ -83,9 +83,7 @@ class Question:
     def sampled(self, sampling: Sampling) -> Sampling:
         """Return the sampling of this question, given that of the evaluation."""
         if self.aside:
-            return sampling.model_copy(
-                update={"seeds": sampling.seeds[: max(len(sampling.seeds) // 2, FEWEST_CLUSTERS)]}
-            )
+            return sampling.half()
         if not self.fresh:
             return sampling
         first = sampling.fresh()
