@@ -87,7 +87,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("verification", "blame"): blamed_text,
     **{
         ("training", name): partial(training_text, name)
-        for name in ("10m-h200", "100m-h200", "100m-b-h200", "tiny", "tiny-fp32-sums")
+        for name in ("10m-h200", "100m-h200", "100m-abd-h200", "100m-b-h200", "tiny", "tiny-fp32-sums")
     },
     ("training", "drifts"): drifts_text,
     ("engines", "gpus"): gpus_text,
