@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import get_args
@@ -18,6 +19,7 @@ from codesign.evidence.numerics.metrics import METRICS as NUMERICS
 from codesign.evidence.numerics.source import BESIDE
 from codesign.evidence.numerics.trial import Trial
 from codesign.evidence.sampling import Sampling
+from codesign.evidence.source import sources
 from codesign.figures.drawing import svg
 from codesign.figures.escape import literal
 from codesign.figures.estimates import norm
@@ -239,6 +241,38 @@ def test_a_failure_while_writing_leaves_the_old_report_whole(result, tmp_path, m
         report.write(result, folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+def test_progress_is_told_by_one_source_at_a_time():
+    """Sources that gather at once do not call `phase` at once, which would break a bar on a terminal."""
+    busy, clashes = threading.Lock(), []
+
+    def phase(*_):
+        if not busy.acquire(blocking=False):
+            clashes.append(1)
+            return
+        time.sleep(0.1)
+        busy.release()
+
+    evaluate(parse_proposal(parse_yaml(SMALL, "small.yaml")), Sampling(rows=2, columns=2, seeds=(0,)), phase)
+    assert clashes == []
+
+
+@pytest.mark.parametrize("long_run", ["train", "model"])
+def test_a_run_of_minutes_starts_after_the_samples(monkeypatch, long_run):
+    """An error of the pool ends an evaluation before a training run or a language model starts."""
+    ran = []
+
+    def refuse(self, subject):
+        time.sleep(0.5)
+        raise InputError.of("a tensor is not finite", "finite numbers")
+
+    monkeypatch.setattr(type(sources()["numerics"]), "gather", refuse)
+    for kind in ("training", "model"):
+        monkeypatch.setattr(type(sources()[kind]), "gather", lambda self, subject: ran.append(self))
+    with pytest.raises(InputError, match="not finite"):
+        evaluate(parse_proposal(parse_yaml(SMALL, "small.yaml")), SAMPLING, **{long_run: True})
+    assert ran == []
 
 
 def _children(process):

@@ -35,7 +35,7 @@ class Subject:
     model: bool = False
     """True if a language model may be run, which takes a minute or two."""
     evidence: tuple[Evidence, ...] = ()
-    """Evidence from the sources before this one that do not work in the pool."""
+    """Evidence from the sources before this one that do not work in the pool; none for a source that does."""
     synthesis: bool = False
     """True if `figures` may synthesise a unit without a cost record, which takes minutes."""
 
@@ -146,7 +146,7 @@ class Source:
 
 
 def sources() -> dict[str, Source]:
-    """Return the source of each kind of evidence, in the order in which they gather."""
+    """Return the source of each kind of evidence, in the order of reports."""
     return {kind: _source(kind) for kind in metric.KINDS}
 
 

@@ -10,7 +10,7 @@ from math import inf
 from typing import Literal
 
 KINDS = ("numerics", "bounds", "casts", "cost", "traffic", "timing", "training", "model")
-"""Kinds of evidence, in the order in which they are gathered and shown.
+"""Kinds of evidence, in the order in which they are shown; timing, which depends on cost, comes after it.
 
 Each is a folder of codesign/evidence with its metrics in `metrics.py` and its source in `source.py`.
 """

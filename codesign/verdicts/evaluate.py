@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import current_process
+from threading import Lock
 from typing import Any
 
 from codesign.commit import commit
@@ -87,28 +88,37 @@ def evaluate(
     `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
     gathered: dict[str, Evidence] = {}
+    telling = Lock()
+
+    def tell(doing: str, done: int, total: int) -> None:
+        with telling:  # sources that gather at once
+            phase(doing, done, total)
+
     # A daemon may have no children.
     with threads() as local, nullcontext(local) if current_process().daemon else pool() as executor:
+        # A run of minutes waits for the pool, which would share its cores, and whose errors would wait for it.
+        beside = executor is not local and not (train or model)
 
-        def counting(doing: str, told: bool = True) -> CountingExecutor:
-            if told:
-                phase(doing, 0, 0)
-            return CountingExecutor(executor, partial(phase, doing))
+        def counting(doing: str) -> CountingExecutor:
+            return CountingExecutor(executor, partial(tell, doing))
 
         def gather(source: Source) -> Evidence:
-            known = tuple(gathered.values())
-            told = source.in_pool or not waiting or train or model  # the others take a second, beside those in the pool
-            return source.gather(Subject(proposal, sampling, counting(source.doing, told), train, model, known))
+            if source.in_pool or not beside:  # the others take a second, beside those in the pool
+                tell(source.doing, 0, 0)
+            before = gathered.items() if not source.in_pool else ()
+            known = tuple(found for kind, found in before if not sources()[kind].in_pool)
+            return source.gather(Subject(proposal, sampling, counting(source.doing), train, model, known))
 
-        waiting: dict[str, Future[Evidence]] = {}
-        if executor is not local:
-            waiting |= {kind: local.submit(gather, source) for kind, source in sources().items() if source.in_pool}
+        pooled = [kind for kind, source in sources().items() if source.in_pool and beside]
+        waiting: dict[str, Future[Evidence]] = {kind: local.submit(gather, sources()[kind]) for kind in pooled}
         for kind, source in sources().items():
             if kind not in waiting:
                 gathered[kind] = gather(source)
         evidence = tuple(waiting[kind].result() if kind in waiting else gathered[kind] for kind in sources())
         figures = tuple(figure for found in evidence for figure in found.figures)
-        ask = asker(sampling, counting("measuring again what decides"), local)
+        again = "measuring again what decides"
+        tell(again, 0, 0)
+        ask = asker(sampling, counting(again), local)
         verdicts = refine(proposal, judge(proposal, figures, ask), figures, ask)
     proposed = proposal.proposed()
     return Result(
