@@ -146,6 +146,34 @@ def test_what_the_instruction_cannot_take_is_cast_once_more(step, given):
     assert not np.array_equal(twice.values, once.values)
 
 
+NARROW = {"at": "kernel", "to": "e2m1", "group": [1, 16], "scale": "ue4m3"}
+
+
+@pytest.mark.parametrize("step", ["fprop", "wgrad"])
+def test_operands_do_not_depend_on_what_was_computed_before(step):
+    """A trial that has taken other instructions, rules and paths gives the operands that a fresh one gives."""
+    made, used = trial(step)
+    block = load("blackwell.tcgen05.m128n128k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3")
+    rules = [made.rule.model_copy(update={"tensor_scale": scaled, "floor": 1e3}) for scaled in (False, True)]
+    paths = (KERNEL,), (KERNEL, TURN), (DISPATCH, {**TURN, "reads": "original"}), (NARROW,), ({**E5M6, "group": None},)
+    cases = [(spec, rule, path) for rule in rules for spec in (made.software_instruction, block) for path in paths]
+    for spec, rule, path in cases:
+        _, fresh = trial(step)
+        pairs = zip(*(x.under(rule).operands(spec, both(*path)) for x in (used, fresh)), strict=True)
+        for kept, alone in pairs:
+            for name in ("codes", "scales", "elements", "multipliers", "factor", "nonzero", "lost", "cut"):
+                assert np.array_equal(getattr(kept, name), getattr(alone, name)), (spec.name, path, name)
+
+
+def test_lines_after_a_path_are_forgotten_with_the_operands_made_of_them():
+    """A trial beside one that has forgotten does not hold the memory of its paths."""
+    made, drawn = trial("fprop")
+    drawn.operands(made.software_instruction, both(KERNEL))
+    assert drawn._arrivals
+    drawn.forget_whole()
+    assert not drawn._arrivals
+
+
 def test_a_path_alone_leaves_multiplication_to_todays_software():
     """Software and proposal differ by what is behind their operands only; today's instruction alone knows no path."""
     compared = {c.variant: c for c in variants(proposal(steps(TMA), steps(KERNEL)))}

@@ -64,7 +64,7 @@ class Delivered(Question):
     @property
     def data(self) -> Hashable:
         """Value that is equal for questions on the same tensors."""
-        return type(self), self.tensors, same_tensors(self.gemm, self.tensors), self.fresh
+        return type(self), self.tensors, same_tensors(self.gemm, self.tensors), self.fresh, self.aside
 
 
 class Casts(Source):
