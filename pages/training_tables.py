@@ -54,8 +54,8 @@ def _drift(found: list[Drift]) -> str:
 
 
 def training_text(name: str) -> str:
-    """Return a record's gaps to BF16, drifts of the first gradient, seeds that would decide 0.25 %, and the highest speed, since
-    runs may have shared the machine."""
+    """Return a record's gaps to BF16, drifts of the first gradient, seeds that would decide 0.25 %, and the highest speed,
+    since runs may have shared the machine."""
     record = dict(shipped())[f"{name}.json"]
     rows = []
     for arm, words in ARMS.items():

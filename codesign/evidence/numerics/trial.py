@@ -212,8 +212,8 @@ class Trial:
         return keys in self._exact and all(key in self._operands for key in keys)
 
     def forget_whole(self) -> None:
-        """Forget operands with scales that depend on all lines of a tensor, which trials of other shapes seldom share, and lines
-        after the steps of paths, whose operands are made."""
+        """Forget operands with scales that depend on all lines of a tensor, which trials of other shapes seldom share,
+        and lines after the steps of paths, whose operands are made."""
         for key in [key for key in self._operands if key.whole]:
             del self._operands[key]
         self._arrivals.clear()
