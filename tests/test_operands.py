@@ -154,7 +154,8 @@ def test_operands_do_not_depend_on_what_was_computed_before(step):
     """A trial that has taken other instructions, rules and paths gives the operands that a fresh one gives."""
     made, used = trial(step)
     block = load("blackwell.tcgen05.m128n128k64.kind::mxf4nvf4.block16.f32.e2m1.e2m1.ue4m3")
-    rules = [made.rule.model_copy(update={"tensor_scale": scaled, "floor": 1e3}) for scaled in (False, True)]
+    factors = (False, 1e3), (True, 1e3), (True, 1e4)
+    rules = [made.rule.model_copy(update={"tensor_scale": scaled, "floor": floor}) for scaled, floor in factors]
     paths = (KERNEL,), (KERNEL, TURN), (DISPATCH, {**TURN, "reads": "original"}), (NARROW,), ({**E5M6, "group": None},)
     cases = [(spec, rule, path) for rule in rules for spec in (made.software_instruction, block) for path in paths]
     for spec, rule, path in cases:
