@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import cast
 
@@ -35,7 +36,7 @@ class Subject:
     model: bool = False
     """True if a language model may be run, which takes a minute or two."""
     evidence: tuple[Evidence, ...] = ()
-    """Evidence from the sources before this one that do not work in the pool; none for a source that does."""
+    """Evidence of the sources before this one; that of sources that work in the pool may not be there yet."""
     synthesis: bool = False
     """True if `figures` may synthesise a unit without a cost record, which takes minutes."""
 
@@ -127,6 +128,10 @@ class Source:
     def gather(self, subject: Subject) -> Evidence:
         """Return all evidence on a subject; without figures if there is none."""
         raise NotImplementedError
+
+    def begin(self, subject: Subject) -> Callable[[], Evidence]:
+        """Begin to gather, in the pool if the source works there, and return the function that ends it as `gather` does."""
+        return partial(self.gather, subject)
 
     def figures(self, subject: Subject) -> Sequence[Figure]:
         """Return the figures alone, without what a report shows beside them."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -87,11 +86,11 @@ def evaluate(
 
     `train` adds a training run of a minute or two, `model` a language model's. `phase` is called with the progress.
     """
-    gathered: dict[str, Evidence] = {}
+    gathered: dict[Source, Evidence] = {}
     telling = Lock()
 
     def tell(doing: str, done: int, total: int) -> None:
-        with telling:  # sources that gather at once
+        with telling:  # workers' results come in another thread
             phase(doing, done, total)
 
     # A daemon may have no children.
@@ -102,19 +101,18 @@ def evaluate(
         def counting(doing: str) -> CountingExecutor:
             return CountingExecutor(executor, partial(tell, doing))
 
-        def gather(source: Source) -> Evidence:
+        def subject(source: Source) -> Subject:
             if source.in_pool or not beside:  # the others take a second, beside those in the pool
                 tell(source.doing, 0, 0)
-            before = gathered.items() if not source.in_pool else ()
-            known = tuple(found for kind, found in before if not sources()[kind].in_pool)
-            return source.gather(Subject(proposal, sampling, counting(source.doing), train, model, known))
+            known = tuple(gathered.values())
+            return Subject(proposal, sampling, counting(source.doing), train, model, known)
 
-        pooled = [kind for kind, source in sources().items() if source.in_pool and beside]
-        waiting: dict[str, Future[Evidence]] = {kind: local.submit(gather, sources()[kind]) for kind in pooled}
-        for kind, source in sources().items():
-            if kind not in waiting:
-                gathered[kind] = gather(source)
-        evidence = tuple(waiting[kind].result() if kind in waiting else gathered[kind] for kind in sources())
+        pooled = [source for source in sources().values() if source.in_pool and beside]
+        begun = {source: source.begin(subject(source)) for source in pooled}
+        for source in sources().values():
+            if source not in begun:
+                gathered[source] = source.gather(subject(source))
+        evidence = tuple(begun[source]() if source in begun else gathered[source] for source in sources().values())
         figures = tuple(figure for found in evidence for figure in found.figures)
         again = "measuring again what decides"
         tell(again, 0, 0)

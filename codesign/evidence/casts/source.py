@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,31 +75,42 @@ class Casts(Source):
 
     def gather(self, subject: Subject) -> Evidence:
         """Return the figures of the proposal's path, today's, and one exact cast, on every operand that the path carries."""
+        return self.begin(subject)()
+
+    def begin(self, subject: Subject) -> Callable[[], Evidence]:
+        """Give all casts to the pool and return the function that waits for them and returns the evidence."""
         proposal, path = subject.proposal, subject.proposal.path
         carrying = [(g, t) for g, t in proposal.trials if path and carried(g) in path.operands]
         if not carrying:
-            return Evidence(source="casts", figures=())
+            return partial(Evidence, source="casts", figures=())
         assert subject.executor
         alike: dict[Hashable, tuple[Gemm, str]] = {}
         for gemm, tensors in carrying:
             alike.setdefault((tensors, same_tensors(gemm, tensors)), (gemm, tensors))
         of_trial = partial(_figures_of_trial, proposal, subject.sampling.seeds)
-        made = dict(zip(alike, subject.executor.map(of_trial, alike.values()), strict=True))
-        figures = tuple(
-            f.model_copy(update={"workload": gemm.name}) for gemm, t in carrying for f in made[t, same_tensors(gemm, t)]
-        )
-        arrival = compared("cast.relative_error", figures, ARRIVES)
-        return Evidence(
-            source="casts",
-            figures=figures,
-            finding=(f"Relative error of the tensor that reaches the GEMM (worst): {arrival}.",),
-            sections=tuple(_sections(figures)),
-            method=(
-                f"Casts are of {BLOCKS} tensors of {TOKENS} tokens by {FEATURES} features for each seed, and of all of a "
-                "captured one, BF16. Intervals have these, and of a captured tensor neighbouring tokens, as "
-                "clusters. `exact` is one cast straight from the BF16 tensor to the path's last format and groups.",
-            ),
-        )
+        results = subject.executor.map(of_trial, alike.values())
+
+        def end() -> Evidence:
+            made = dict(zip(alike, results, strict=True))
+            figures = tuple(
+                f.model_copy(update={"workload": gemm.name})
+                for gemm, t in carrying
+                for f in made[t, same_tensors(gemm, t)]
+            )
+            arrival = compared("cast.relative_error", figures, ARRIVES)
+            return Evidence(
+                source="casts",
+                figures=figures,
+                finding=(f"Relative error of the tensor that reaches the GEMM (worst): {arrival}.",),
+                sections=tuple(_sections(figures)),
+                method=(
+                    f"Casts are of {BLOCKS} tensors of {TOKENS} tokens by {FEATURES} features for each seed, and of all of a "
+                    "captured one, BF16. Intervals have these, and of a captured tensor neighbouring tokens, as "
+                    "clusters. `exact` is one cast straight from the BF16 tensor to the path's last format and groups.",
+                ),
+            )
+
+        return end
 
     def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
         """Return the question for a claim's figure on fresh seeds; on a captured tensor, which has none, on the same data."""

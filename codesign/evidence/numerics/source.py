@@ -5,7 +5,7 @@ The source runs one job per GEMM and tensor source, on all cores, and turns erro
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -101,6 +101,10 @@ class Numerics(Source):
 
     def gather(self, subject: Subject) -> Evidence:
         """Run every trial of the proposal and return its figures and plots."""
+        return self.begin(subject)()
+
+    def begin(self, subject: Subject) -> Callable[[], Evidence]:
+        """Give all trials to the pool and return the function that waits for them and returns the evidence."""
         proposal, sampling, executor = subject.proposal, subject.sampling, subject.executor
         assert executor
         trials = proposal.trials
@@ -113,25 +117,28 @@ class Numerics(Source):
         curves = executor.submit(plots, proposal, sampling)
         named = (v for c in proposal.claims for v in (c.relative_to, c.of) if v)
         bases = tuple(dict.fromkeys(("software", *named)))  # every report compares with today's software
-        made: dict[tuple[Gemm, str], list[Figure]] = {}
-        for jobs, several in zip(
-            longest_first, executor.map(partial(_figures_of_jobs, bases), longest_first), strict=True
-        ):
-            made |= {(job.gemm, job.tensors): figures for job, figures in zip(jobs, several, strict=True)}
-        found = [
-            figure
-            for trial in trials
-            for figure in made[trial]
-            if proposal.inputs == "bf16" or figure.metric != CHANGED
-        ]
-        return Evidence(
-            source="numerics",
-            figures=tuple(found),
-            alarms=tuple(alarms(found)),
-            finding=tuple(finding(proposal, found)),
-            sections=tuple(sections(proposal, found, curves.result())),
-            method=_method(proposal, sampling),
-        )
+        results = executor.map(partial(_figures_of_jobs, bases), longest_first)
+
+        def end() -> Evidence:
+            made: dict[tuple[Gemm, str], list[Figure]] = {}
+            for jobs, several in zip(longest_first, results, strict=True):
+                made.update({(job.gemm, job.tensors): figures for job, figures in zip(jobs, several, strict=True)})
+            found = [
+                figure
+                for trial in trials
+                for figure in made[trial]
+                if proposal.inputs == "bf16" or figure.metric != CHANGED
+            ]
+            return Evidence(
+                source="numerics",
+                figures=tuple(found),
+                alarms=tuple(alarms(found)),
+                finding=tuple(finding(proposal, found)),
+                sections=tuple(sections(proposal, found, curves.result())),
+                method=_method(proposal, sampling),
+            )
+
+        return end
 
     def again(self, proposal: Proposal, claim: Claim, figure: Figure) -> Question | None:
         """Return the question for a claim's figure on fresh seeds; on a captured tensor, which has none, on the same data."""
