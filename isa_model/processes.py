@@ -140,10 +140,11 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
     try:
         yield executor
     except KeyboardInterrupt:
-        running = list(executor._processes.values())
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in running:
-            process.kill()  # nobody waits for what it computes
+        with _no_interrupts():  # another Ctrl-C would leave workers alive
+            running = list(executor._processes.values())
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.kill()  # nobody waits for what it computes
         raise
     except BrokenProcessPool:
         raise Unavailable(
@@ -151,6 +152,19 @@ def pool(workers: int | None = None, main: bool = False) -> Iterator[ProcessPool
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C in the block, in the main thread, where alone it arrives."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _set_up() -> None:
