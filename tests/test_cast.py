@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from isa_model.array_codec import decode_array, encode_array
 from isa_model.cast import Cast, quantise
 from isa_model.codec import largest_finite
+from isa_model.elements import codes_of
 from isa_model.formats import FORMATS, named
 from isa_model.groups import spread
 from isa_model.rounding import Rounding
@@ -206,3 +207,13 @@ def test_overflow_counts_what_a_wider_range_would_not_cut(to, rounding, seed):
     made = quantise(Cast(to=fmt, scale=None, group=None, rounding=rounding), x)
     expected = np.abs(decode_array(wider, encode_array(wider, x.astype(np.float64), rounding))) > top
     assert made.overflow == pytest.approx(expected.mean())
+
+
+@pytest.mark.parametrize("name", ["ue4m3", "ue5m3", "ue8m0", "e5m2", "bf16", "fp32"])
+@pytest.mark.parametrize("rounding", [Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.TOWARD_ZERO, Rounding.UP])
+def test_scales_rounded_in_c_are_those_of_the_array_codec(name, rounding):
+    """Numbers of all magnitudes, zero, subnormals and NaN have the codes of `encode_array`, saturated."""
+    rng = np.random.default_rng(0)
+    x = np.exp2(rng.uniform(-149, 127, 20000)).astype(np.float32)
+    x = np.concatenate([x, np.array([0, np.nan, 2.0**-149, 2.0**-127, np.finfo(np.float32).max], np.float32)])
+    assert np.array_equal(codes_of(named(name), rounding, x), encode_array(named(name), x, rounding, "saturate"))
